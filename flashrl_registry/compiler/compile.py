@@ -1,0 +1,208 @@
+"""Rules + tensor names (+ profile) -> Plan, or every reason why not."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flashrl_registry.compiler.match import claims
+from flashrl_registry.compiler.modules import FUSED_OF, is_embedding_weight, is_linear_weight, module_of
+from flashrl_registry.documents import (
+    Inventory,
+    Plan,
+    PlannedFamily,
+    Profile,
+    ProfileRef,
+    Rule,
+    Rules,
+    Smoothing,
+    SmoothingGroup,
+    TensorSpec,
+    base_model_info,
+)
+from flashrl_registry.documents.names import expand, factor, natural_key
+from flashrl_registry.documents.plan import Treatment
+from flashrl_registry.errors import CompileError, Diagnostic
+
+_FLOATS = {"bfloat16", "float16", "float32"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan and what its author should know.
+
+    Attributes:
+        plan: Sealed: its digest is filled in.
+        notes: Diagnostics that do not stop the compile.
+    """
+
+    plan: Plan
+    notes: tuple[Diagnostic, ...]
+
+
+def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = None) -> Compiled:
+    """Compile rules for one model.
+
+    Args:
+        rules: What a person wrote, or a preset.
+        inventory: Names, shapes and dtypes of the bf16 checkpoint.
+        profile: Smoothing to apply; must be of the same model.
+
+    Returns:
+        The sealed plan; the same input gives the same bytes.
+
+    Raises:
+        CompileError: Every tensor without a decision and every other error, all at once.
+    """
+    rule_of, diagnostics = claims(rules.rules, inventory.tensors)
+    diagnostics += _check_schemes(rule_of, inventory)
+    diagnostics += _check_fused(rule_of)
+    diagnostics += _check_profile(rules, inventory, profile)
+    errors = [d for d in diagnostics if d.severity == "error"]
+    if errors:
+        raise CompileError(errors)
+    treatment: dict[str, Treatment] = {
+        tensor.name: "int8" if rule_of[tensor.name].scheme == "int8" and is_linear_weight(tensor) else "keep"
+        for tensor in inventory.tensors
+    }
+    active, notes = _active_smoothing(profile, treatment)
+    for group in active:
+        if treatment[group.source] == "keep":
+            treatment[group.source] = "rescale"
+        bias = module_of(group.source) + ".bias"
+        if treatment.get(bias) == "keep":
+            treatment[bias] = "rescale"
+    plan = Plan(
+        description=rules.description,
+        base_model=base_model_info(inventory),
+        engine=rules.engine,
+        update=rules.update,
+        rules=rules.rules,
+        profile=ProfileRef(digest=profile.compute_digest(), sidecar=profile.sidecar) if profile and active else None,
+        smoothing=_smoothing_families(active),
+        tensors=_families(inventory.tensors, rule_of, treatment),
+    )
+    return Compiled(plan.model_copy(update={"digest": plan.compute_digest()}), tuple(notes))
+
+
+def _check_schemes(rule_of: dict[str, Rule], inventory: Inventory) -> list[Diagnostic]:
+    found = []
+    for tensor in inventory.tensors:
+        rule = rule_of.get(tensor.name)
+        if rule is None:
+            continue
+        if tensor.dtype not in _FLOATS:
+            message = f"is {tensor.dtype}; a plan is made for a bf16, fp16 or fp32 checkpoint"
+            found.append(Diagnostic("not-a-float", "error", tensor.name, message, "give the bf16 model with --model"))
+        if rule.scheme != "int8" or tensor.name.endswith(".bias") or is_linear_weight(tensor):
+            continue
+        what = "an embedding" if is_embedding_weight(tensor) else f"not a linear weight (shape {tensor.shape})"
+        found.append(
+            Diagnostic("cannot-quantize", "error", tensor.name, f"rule '{rule.name}' says int8, but it is {what}",
+                       "give it to a bf16 rule")
+        )  # fmt: skip
+    return found
+
+
+def _check_fused(rule_of: dict[str, Rule]) -> list[Diagnostic]:
+    """Siblings that the engine fuses into one weight must have one scheme."""
+    schemes: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, rule in rule_of.items():
+        parent, _, leaf = module_of(name).rpartition(".")
+        if name.endswith(".weight") and leaf in FUSED_OF:
+            schemes[f"{parent}.{FUSED_OF[leaf]}"][leaf] = rule.scheme
+    return [
+        Diagnostic("fused-shards-disagree", "error", fused,
+                   "the engine fuses these into one weight: " + ", ".join(f"{k}={v}" for k, v in shards.items()),
+                   "give all of them to one scheme")
+        for fused, shards in schemes.items()
+        if len(set(shards.values())) > 1
+    ]  # fmt: skip
+
+
+def _check_profile(rules: Rules, inventory: Inventory, profile: Profile | None) -> list[Diagnostic]:
+    if profile is None:
+        if rules.update.scales == "frozen":
+            message = "scales: frozen takes its scales from a profile, and none was given"
+            return [Diagnostic("frozen-needs-profile", "error", "update.scales", message, "give --profile")]
+        return []
+    ours, theirs = inventory.fingerprint(), profile.reference.fingerprint
+    if ours != theirs:
+        message = f"the profile is of {profile.reference.name} ({theirs[:19]}), the model is {inventory.name} ({ours[:19]})"  # noqa: E501
+        return [Diagnostic("profile-of-another-model", "error", "profile", message, "profile this model's own pair")]
+    return []
+
+
+def _active_smoothing(
+    profile: Profile | None, treatment: dict[str, Treatment]
+) -> tuple[list[SmoothingGroup], list[Diagnostic]]:
+    """A factor may move only where every consumer divides it out, so a group is applied whole or not at all."""
+    active, notes = [], []
+    for group in profile.smoothing if profile else ():
+        members = group.targets if group.kind == "norm" else [group.source, *group.targets]
+        kept = [name for name in members if treatment[name] != "int8"]
+        if kept:
+            message = f"smoothing is not applied: {', '.join(kept)} stays unquantized"
+            notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
+        else:
+            active.append(group)
+    return active, notes
+
+
+def _template(name: str) -> tuple[str, tuple[int, ...]]:
+    parts = name.split(".")
+    indices = tuple(int(part) for part in parts if part.isdigit())
+    return ".".join("{}" if part.isdigit() else part for part in parts), indices
+
+
+def _smoothing_families(groups: Iterable[SmoothingGroup]) -> list[Smoothing]:
+    """Groups that differ only in their indices become one entry."""
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    entries = []
+    for group in groups:
+        source, indices = _template(group.source)
+        targets = [_template(target) for target in group.targets]
+        if all(target_indices == indices for _, target_indices in targets):
+            alike[source, tuple(template for template, _ in targets)].append(group.source)
+        else:
+            entries.append(Smoothing(source=group.source, targets=list(group.targets)))
+    for (_, target_templates), sources in alike.items():
+        for pattern in factor(sources):
+            braces = _segments(pattern)
+            entries.append(
+                Smoothing(source=pattern, targets=[_fill(template, braces) for template in target_templates])
+            )
+    return sorted(entries, key=lambda entry: natural_key(entry.source))
+
+
+def _segments(pattern: str) -> list[str]:
+    """Index segments of a family, braces whole: ``a.{0..3}.b.5`` -> ``['{0..3}', '5']``."""
+    found, depth, current = [], 0, ""
+    for char in pattern + ".":
+        if char == "." and depth == 0:
+            if current.startswith("{") or current.isdigit():
+                found.append(current)
+            current = ""
+            continue
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        current += char
+    return found
+
+
+def _fill(template: str, braces: list[str]) -> str:
+    filled = iter(braces)
+    return ".".join(next(filled) if part == "{}" else part for part in template.split("."))
+
+
+def _families(
+    tensors: Iterable[TensorSpec], rule_of: dict[str, Rule], treatment: dict[str, Treatment]
+) -> list[PlannedFamily]:
+    alike: dict[tuple[tuple[int, ...], str, str, Treatment], list[str]] = defaultdict(list)
+    for tensor in tensors:
+        key = (tuple(tensor.shape), tensor.dtype, rule_of[tensor.name].name, treatment[tensor.name])
+        alike[key].append(tensor.name)
+    families = [
+        PlannedFamily(names=pattern, shape=list(shape), dtype=dtype, treatment=how, rule=rule)  # type: ignore[arg-type]
+        for (shape, dtype, rule, how), names in alike.items()
+        for pattern in factor(names)
+    ]
+    return sorted(families, key=lambda family: natural_key(expand(family.names)[0]))

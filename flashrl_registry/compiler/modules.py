@@ -1,0 +1,35 @@
+"""What tensor names say about modules: which tensors make a linear, which linears the engine fuses."""
+
+from flashrl_registry.documents import TensorSpec
+
+# Siblings that vLLM loads into one weight; one fused weight has one format.
+FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+FUSED_OF = {shard: fused for fused, shards in FUSED.items() for shard in shards}
+
+_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"}
+_HEADS = {"lm_head", "embed_out", "score"}
+# A router picks experts from small logits; vLLM keeps it unquantized.
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
+
+
+def module_of(tensor: str) -> str:
+    """Module that owns a tensor: ``a.q_proj.weight`` -> ``a.q_proj``."""
+    return tensor.rpartition(".")[0] or tensor
+
+
+def is_linear_weight(spec: TensorSpec) -> bool:
+    """A matrix that a matmul uses: not an embedding, a head, a router, a norm or a bias."""
+    leaf = module_of(spec.name).rpartition(".")[2]
+    return (
+        spec.name.endswith(".weight")
+        and len(spec.shape) == 2  # noqa: PLR2004 - a linear weight is (out, in)
+        and leaf not in _EMBEDDINGS | _HEADS | _ROUTERS
+    )
+
+
+def is_embedding_weight(spec: TensorSpec) -> bool:
+    """A table that is looked up, not multiplied."""
+    return module_of(spec.name).rpartition(".")[2] in _EMBEDDINGS

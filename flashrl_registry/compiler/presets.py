@@ -1,0 +1,33 @@
+"""Rules that a scheme name stands for, made from the checkpoint's own names."""
+
+from flashrl_registry.compiler.modules import is_linear_weight, module_of
+from flashrl_registry.documents import Inventory, Profile, Rule, Rules
+from flashrl_registry.documents.names import expand, factor
+
+PRESETS = ("bf16", "int8")
+
+
+def preset_rules(scheme: str, inventory: Inventory, profile: Profile | None = None) -> Rules:
+    """Rules for one scheme over a whole model.
+
+    Args:
+        scheme: One of :data:`PRESETS`.
+        inventory: The checkpoint's tensors.
+        profile: With ``int8``: quantize the linears that the profile's quantized checkpoint quantizes. Without
+            one, every linear except embeddings, heads and routers.
+
+    Returns:
+        Rules whose targets are families of the checkpoint's own names.
+    """
+    if scheme == "bf16":
+        return Rules(rules=[Rule(name="everything", scheme="bf16", targets=["*"])])
+    if profile is not None:
+        low = {name for family in profile.tensors if family.role == "quantized" for name in expand(family.names)}
+    else:
+        low = {tensor.name for tensor in inventory.tensors if is_linear_weight(tensor)}
+    low_modules = {module_of(name) for name in low}
+    rest = {module for tensor in inventory.tensors if (module := module_of(tensor.name)) not in low_modules}
+    rules = [Rule(name="linears", scheme="int8", targets=factor(low_modules))] if low_modules else []
+    if rest:
+        rules.append(Rule(name="rest", scheme="bf16", targets=factor(rest)))
+    return Rules(rules=rules)

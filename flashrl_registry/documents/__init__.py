@@ -1,0 +1,66 @@
+"""Documents: frozen values, no torch, no network."""
+
+from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
+from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
+from flashrl_registry.documents.manifest import Manifest, ManifestFile
+from flashrl_registry.documents.plan import Plan, PlannedFamily, ProfileRef, Smoothing
+from flashrl_registry.documents.profile import (
+    LinearFacts,
+    Profile,
+    QuantizedCheckpoint,
+    Sidecar,
+    SmoothingGroup,
+    TensorFamily,
+)
+from flashrl_registry.documents.quantization import QuantArgs
+from flashrl_registry.documents.resolved import (
+    EngineArguments,
+    Environment,
+    Keep,
+    QuantizeInt8,
+    Rescale,
+    ResolvedPlan,
+    ResolvedTensor,
+)
+from flashrl_registry.documents.rules import EngineSettings, Rule, Rules, UpdateSettings
+from flashrl_registry.documents.tensors import BaseModelInfo, Inventory, TensorSpec, base_model_info
+
+__all__ = [
+    "BaseModelInfo",
+    "Digest",
+    "Document",
+    "EngineArguments",
+    "EngineSettings",
+    "Environment",
+    "Frozen",
+    "Inventory",
+    "Keep",
+    "LinearFacts",
+    "Manifest",
+    "ManifestFile",
+    "Plan",
+    "PlannedFamily",
+    "Profile",
+    "ProfileRef",
+    "QuantArgs",
+    "QuantizeInt8",
+    "QuantizedCheckpoint",
+    "Rescale",
+    "ResolvedPlan",
+    "ResolvedTensor",
+    "Rule",
+    "Rules",
+    "Sidecar",
+    "Smoothing",
+    "SmoothingGroup",
+    "TensorFamily",
+    "TensorSpec",
+    "UpdateSettings",
+    "base_model_info",
+    "parse_document",
+    "read_document",
+    "sha256",
+    "write_atomically",
+    "write_document",
+    "yaml_text",
+]

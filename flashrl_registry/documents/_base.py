@@ -1,0 +1,64 @@
+"""What every document is: a frozen value with one identity.
+
+Invariants: a document never changes after it was read; unknown keys are errors; its digest is SHA-256 over
+RFC 8785 canonical JSON of its identity fields, so spelling (YAML or JSON, key order, comments) does not matter.
+"""
+
+import hashlib
+from typing import Annotated, Any, ClassVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""``sha256:`` and 64 lower-case hexadecimal digits."""
+
+SCHEMA_BASE_URL = "https://github.com/flashrl-registry/flashrl-registry/raw/main/schemas"
+
+
+class Frozen(BaseModel):
+    """A part of a document."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Document(Frozen):
+    """A whole document.
+
+    Class attributes:
+        KIND: The word in ``schema_version``, such as ``plan``.
+        MAJOR: The schema major this release reads and writes.
+        NOT_IDENTITY: Fields that do not count in the digest.
+    """
+
+    KIND: ClassVar[str]
+    MAJOR: ClassVar[int] = 1
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision", "description"})
+
+    @classmethod
+    def schema_url(cls) -> str:
+        """Address of the JSON Schema of this document."""
+        return f"{SCHEMA_BASE_URL}/{cls.KIND}/v{cls.MAJOR}.json"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that count in the digest, as plain data."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=set(self.NOT_IDENTITY))
+
+    def compute_digest(self) -> str:
+        """``sha256:<hex>`` over RFC 8785 canonical JSON of :meth:`identity`."""
+        return sha256(rfc8785.dumps(self.identity()))
+
+    def sealed(self) -> "Document":
+        """This document with its ``digest`` field filled in."""
+        return self.model_copy(update={"digest": self.compute_digest()})
+
+    def canonical_json(self) -> bytes:
+        """The whole document as RFC 8785 canonical JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def sha256(data: bytes) -> str:
+    """``sha256:<hex>`` of bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -1,0 +1,110 @@
+"""Families of tensor names: ``model.layers.{0..29}.mlp.up_proj.weight``.
+
+A checkpoint has hundreds to tens of thousands of tensors in a dozen families. A family pattern writes each
+family once, exactly: ``{a..b}`` is an inclusive range, ``{1,4,6..9}`` a list; several braces mean all combinations.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+MAX_EXPANSION = 1_000_000
+
+_BRACE = re.compile(r"\{([^{}]*)\}")
+_ITEM = re.compile(r"(0|[1-9][0-9]{0,6})(?:\.\.(0|[1-9][0-9]{0,6}))?")
+
+
+def expand(pattern: str) -> list[str]:
+    """All names of a family, first index slowest.
+
+    Raises:
+        ValueError: A brace does not hold ascending numbers or ranges, or the family is larger than a million.
+    """
+    pieces = _BRACE.split(pattern)
+    literals, braces = pieces[0::2], [_indices(text, pattern) for text in pieces[1::2]]
+    if any("{" in part or "}" in part for part in literals):
+        raise ValueError(f"unbalanced brace in {pattern!r}")
+    size = 1
+    for brace in braces:
+        size *= len(brace)
+    if size > MAX_EXPANSION:
+        raise ValueError(f"{pattern!r} means {size} names; the limit is {MAX_EXPANSION}")
+    names = []
+    for combination in itertools.product(*braces):
+        name = literals[0]
+        for index, literal in zip(combination, literals[1:], strict=True):
+            name += f"{index}{literal}"
+        names.append(name)
+    return names
+
+
+def _indices(text: str, pattern: str) -> list[int]:
+    indices: list[int] = []
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item)
+        if match is None:
+            raise ValueError(f"{{{text}}} in {pattern!r}: write numbers or ranges, as in {{0..29}} or {{0,2,4..6}}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MAX_EXPANSION or (indices and first <= indices[-1]):
+            raise ValueError(f"{{{text}}} in {pattern!r}: numbers must ascend and not repeat")
+        indices.extend(range(first, last + 1))
+    return indices
+
+
+def factor(names: Iterable[str]) -> list[str]:
+    """The fewest patterns, in natural order, that expand to exactly these names.
+
+    A path segment that is a number is an index; everything else is literal.
+    """
+    templates: dict[tuple[str, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for name in names:
+        parts = name.split(".")
+        template = tuple("{}" if _is_index(part) else part for part in parts)
+        templates[template].append(tuple(int(part) for part in parts if _is_index(part)))
+    patterns = []
+    for template, indices in templates.items():
+        for braces in _boxes(sorted(set(indices))):
+            filled = iter(braces)
+            patterns.append(".".join(next(filled) if part == "{}" else part for part in template))
+    return sorted(patterns, key=natural_key)
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdigit() and (part == "0" or part[0] != "0") and len(part) <= 7  # noqa: PLR2004
+
+
+def _boxes(tuples: list[tuple[int, ...]]) -> Iterator[tuple[str, ...]]:
+    """Split index tuples into products of index sets; each tuple lies in exactly one product."""
+    if not tuples or not tuples[0]:
+        yield ()
+        return
+    rest_of: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for first, *rest in tuples:
+        rest_of[first].append(tuple(rest))
+    same_rest: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    for first, rests in rest_of.items():
+        same_rest[tuple(rests)].append(first)
+    for rests, firsts in same_rest.items():
+        for box in _boxes(list(rests)):
+            yield (_brace(sorted(firsts)), *box)
+
+
+def _brace(indices: list[int]) -> str:
+    if len(indices) == 1:
+        return str(indices[0])
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs]
+    return "{" + ",".join(texts) + "}"
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which layer 9 comes before layer 10."""
+    return tuple(
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part
+    )

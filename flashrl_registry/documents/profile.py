@@ -1,0 +1,123 @@
+"""Profile: measured facts about a checkpoint pair.
+
+The document holds text only. Vectors live in a safetensors sidecar named by its SHA-256:
+
+* ``inv_smoothing/<source>``: float32, one value per output channel of the source tensor. The source is multiplied
+  by it (a norm elementwise, a linear row by row); the input columns of the targets are divided by it. For a
+  SmoothQuant norm it is ``1/s``.
+* ``weight_scale/<linear>``: float32, shape (out_features,). The dequantization multiplier of the quantized
+  checkpoint, bit for bit.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from flashrl_registry.documents._base import Digest, Document, Frozen
+from flashrl_registry.documents.quantization import QuantArgs
+from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sidecar(Frozen):
+    """The safetensors file that belongs to a profile."""
+
+    digest: Digest
+    """SHA-256 of the file; its name is the 64 hexadecimal digits and ``.safetensors``."""
+    num_bytes: Annotated[int, Field(ge=8)]
+    """Size of the file in bytes."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file beside the document."""
+        return self.digest.removeprefix("sha256:") + ".safetensors"
+
+
+class QuantizedCheckpoint(Frozen):
+    """The low-bit half of the pair."""
+
+    name: str
+    """Folder name or Hub id."""
+    format: str
+    """compressed-tensors ``format``, such as ``int-quantized``."""
+    weights: QuantArgs
+    """How the checkpoint's linears are quantized."""
+    input_activations: QuantArgs | None
+    """How their inputs are quantized; None for weight-only."""
+
+
+class TensorFamily(Frozen):
+    """Tensors of the reference checkpoint that share a shape, a dtype and a role."""
+
+    names: Family
+    """One name or a family of names."""
+    shape: Shape
+    """Sizes per dimension."""
+    dtype: DType
+    """Element type in the reference checkpoint's header."""
+    role: Literal["quantized", "rescaled", "unchanged"]
+    """``quantized``: low-bit in the quantized checkpoint. ``rescaled``: smoothing was folded into it.
+    ``unchanged``: passed through."""
+
+
+class SmoothingGroup(Frozen):
+    """A factor that was moved from one tensor's output channels into the next linears' input columns."""
+
+    source: str
+    """Tensor whose output channels are multiplied by the vector ``inv_smoothing/<source>``."""
+    kind: Literal["norm", "linear"]
+    """A norm's vector is an exact quotient; a linear's is a least-squares fit."""
+    targets: Annotated[list[str], Field(min_length=1)]
+    """Linear weights whose input columns are divided by it."""
+    smallest: float
+    """Smallest value of the vector."""
+    largest: float
+    """Largest value of the vector."""
+    num_zero_channels: Annotated[int, Field(ge=0)] = 0
+    """Channels that are zero in both checkpoints; their factor is 1."""
+
+
+class LinearFacts(Frozen):
+    """How well the profile reproduces the quantized checkpoint, on evenly spaced rows of one linear."""
+
+    name: str
+    """Weight tensor."""
+    rows_checked: Annotated[int, Field(ge=1)]
+    """Rows that were requantized and compared."""
+    codes_equal: Fraction
+    """Share of codes equal to the checkpoint's."""
+    largest_difference: Annotated[int, Field(ge=0)]
+    """Largest absolute difference of a code."""
+    residual_rms: Annotated[float, Field(ge=0)]
+    """Root mean square of the unrounded residual, in codes: about 0.29 for round-to-nearest, above 0.37 for GPTQ."""
+    clip_rate: Fraction
+    """Share of weights outside the code range under the checkpoint's scales; the baseline of drift warnings."""
+
+
+class Profile(Document):
+    """Measured facts about a checkpoint pair."""
+
+    KIND: ClassVar[str] = "profile"
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision"})
+
+    schema_version: Literal["flashrl.profile/v1"] = "flashrl.profile/v1"
+    """Document kind and schema major."""
+    schema_revision: Annotated[int, Field(ge=0)] = 0
+    """Additive revision of the schema."""
+    digest: Digest | None = None
+    """SHA-256 of the identity fields; checked at every read."""
+    scheme: Literal["int8"]
+    """The scheme that the pair supports."""
+    reference: BaseModelInfo
+    """The bf16 checkpoint."""
+    quantized: QuantizedCheckpoint
+    """The low-bit checkpoint."""
+    sidecar: Sidecar
+    """Vectors of this profile."""
+    tensors: list[TensorFamily]
+    """Every tensor of the reference checkpoint, in natural order of the names."""
+    smoothing: list[SmoothingGroup]
+    """Every factor that was folded, in natural order of the sources."""
+    linears: list[LinearFacts]
+    """One entry per quantized linear, in natural order of the names."""

@@ -1,0 +1,102 @@
+"""ResolvedPlan: a plan fixed for one environment, per tensor, with nothing left to choose."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from flashrl_registry.documents._base import Digest, Document, Frozen
+from flashrl_registry.documents.profile import Sidecar
+from flashrl_registry.documents.tensors import BaseModelInfo, DType, Shape
+
+
+class Environment(Frozen):
+    """The machine as data: attachable to a report, replayable in a test."""
+
+    vllm: str
+    """Version of the installed vLLM."""
+    device: Literal["cpu", "cuda", "rocm", "xpu", "tpu"]
+    """Platform that vLLM runs on."""
+
+
+class Keep(Frozen):
+    """The tensor enters the engine as the trainer sends it."""
+
+    kind: Literal["keep"] = "keep"
+    """Discriminator."""
+
+
+class Rescale(Frozen):
+    """Multiply output channels by a smoothing factor; dtype unchanged."""
+
+    kind: Literal["rescale"] = "rescale"
+    """Discriminator."""
+    rows: str
+    """Source tensor whose ``inv_smoothing`` vector multiplies the first dimension."""
+
+
+class QuantizeInt8(Frozen):
+    """Codes in int8 and one float32 scale per row."""
+
+    kind: Literal["int8"] = "int8"
+    """Discriminator."""
+    rows: str | None = None
+    """Source tensor whose ``inv_smoothing`` vector multiplies the rows first."""
+    columns: str | None = None
+    """Source tensor whose ``inv_smoothing`` vector divides the columns first."""
+    scales: Literal["recompute", "frozen"] = "recompute"
+    """Row absmax at every update, or the profile's ``weight_scale``."""
+
+
+TensorOp = Annotated[Keep | Rescale | QuantizeInt8, Field(discriminator="kind")]
+
+
+class ResolvedTensor(Frozen):
+    """One tensor and its operation."""
+
+    name: str
+    """Name in the checkpoint."""
+    shape: Shape
+    """Sizes that an update must have."""
+    dtype: DType
+    """Element type in the reference checkpoint; rescaled tensors enter the engine in it."""
+    op: TensorOp
+    """What happens to it."""
+
+
+class EngineArguments(Frozen):
+    """Arguments in the vocabulary of the installed vLLM."""
+
+    logprobs_mode: str
+    """vLLM's ``logprobs_mode``."""
+    load_model: str | None = None
+    """Checkpoint to load at start instead of the program's model."""
+    quantization_config: dict[str, Any] | None = None
+    """compressed-tensors ``quantization_config`` for ``hf_overrides``; None where nothing is quantized."""
+
+
+class ResolvedPlan(Document):
+    """A plan fixed for one environment."""
+
+    KIND: ClassVar[str] = "resolved-plan"
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision", "source"})
+
+    schema_version: Literal["flashrl.resolved-plan/v1"] = "flashrl.resolved-plan/v1"
+    """Document kind and schema major."""
+    schema_revision: Annotated[int, Field(ge=0)] = 0
+    """Additive revision of the schema."""
+    digest: Digest | None = None
+    """SHA-256 of the identity fields; every process of the engine must compute the same."""
+    source: str = ""
+    """The reference that was resolved, for people."""
+    plan_digest: Digest
+    """The plan it was resolved from."""
+    base_model: BaseModelInfo
+    """The model that the plan is for."""
+    environment: Environment
+    """The machine it was resolved for."""
+    engine: EngineArguments
+    """What the engine is started with."""
+    sidecar: Sidecar | None = None
+    """Vectors that the operations refer to."""
+    tensors: list[ResolvedTensor]
+    """Every tensor of the checkpoint, in natural order of the names."""

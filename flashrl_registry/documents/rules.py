@@ -1,0 +1,62 @@
+"""Rules: what a person writes. ``compile`` turns them into a Plan."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from flashrl_registry.documents._base import Document, Frozen
+from flashrl_registry.documents.quantization import SchemeName
+
+RuleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+VersionRange = Annotated[str, Field(pattern=r"^[0-9A-Za-z.,<>=!~ *+]{1,128}$")]
+SUPPORTED_VLLM = ">=0.25.1,<0.34"
+
+
+class Rule(Frozen):
+    """One decision about the modules that its targets name."""
+
+    name: RuleName
+    """Shown by explain and in errors."""
+    scheme: SchemeName
+    """What happens to the weights of the modules; their biases stay as they are."""
+    targets: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    """Module or tensor names: exact, glob (``*.mlp.*``), or ``re:`` and a regular expression for the whole name."""
+    ignore: list[str] = []
+    """Exceptions to ``targets``, written the same way."""
+
+
+class EngineSettings(Frozen):
+    """What the plan asks of the engine."""
+
+    vllm: VersionRange = SUPPORTED_VLLM
+    """vLLM releases that the plan is meant for, as a PEP 440 specifier."""
+    logprobs_mode: Literal["processed_logprobs", "raw_logprobs"] = "processed_logprobs"
+    """``processed_logprobs`` are those of the distribution that tokens are sampled from."""
+    load_model: str | None = None
+    """Load this checkpoint at start instead of the program's model (FlashRL's ``model`` key)."""
+
+
+class UpdateSettings(Frozen):
+    """How weight updates are quantized."""
+
+    scales: Literal["recompute", "frozen"] = "recompute"
+    """``recompute``: row-absmax scales at every update. ``frozen``: the profile's scales, as FlashRL did."""
+
+
+class Rules(Document):
+    """What a person writes; ``compile`` turns it into a Plan."""
+
+    KIND: ClassVar[str] = "rules"
+
+    schema_version: Literal["flashrl.rules/v1"] = "flashrl.rules/v1"
+    """Document kind and schema major."""
+    schema_revision: Annotated[int, Field(ge=0)] = 0
+    """Additive revision of the schema."""
+    description: str = ""
+    """For people; not part of the identity."""
+    engine: EngineSettings = EngineSettings()
+    """What the plan asks of the engine."""
+    update: UpdateSettings = UpdateSettings()
+    """How weight updates are quantized."""
+    rules: Annotated[list[Rule], Field(min_length=1)]
+    """Each module of the checkpoint is claimed by exactly one of them."""

@@ -1,0 +1,267 @@
+"""Every error that flashrl-registry raises on purpose.
+
+The tree::
+
+    FlashRLError                     code, message, hint, context
+    +-- DocumentError                findings: every fault of the file, each with file:line:col
+    |   +-- ParseError               not YAML/JSON, or YAML that the strict door refuses
+    |   +-- SchemaError              parses, but violates its schema
+    |   +-- SchemaVersionError       written for another release
+    +-- CompileError                 diagnostics: all of them, not the first
+    +-- ProfilingError
+    |   +-- CheckpointError          a checkpoint is unreadable or incomplete
+    |   +-- CheckpointMismatchError  the two checkpoints do not correspond
+    +-- RegistryError
+    |   +-- InvalidRefError          not a reference in any known form
+    |   +-- NotFoundError            names the stores that were searched
+    |   +-- IntegrityError           a digest differs from what was recorded
+    |   +-- AlreadyPublishedError    a published version never changes
+    |   +-- ConflictError            somebody published meanwhile
+    |   +-- StoreUnavailableError    the store cannot be read or written
+    +-- ResolutionError              the plan cannot run here; decisions say why
+    +-- RuntimeLoadError
+        +-- MissingDependencyError   an extra is not installed (also an ImportError)
+        +-- PluginNotActiveError     a process of the engine does not run the plan
+        +-- WeightMismatchError      an update is refused; lists every name
+
+A leaf exists only where a caller would handle it differently.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class FlashRLError(Exception):
+    """Base of every expected failure.
+
+    Args:
+        message: One lower-case line: what happened and where.
+        hint: What to do about it.
+        context: Values for machines; they appear in ``--json``.
+    """
+
+    code: ClassVar[str] = "flashrl"
+
+    def __init__(self, message: str, *, hint: str | None = None, context: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context = context or {}
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault in one document.
+
+    Attributes:
+        source: File name as the user gave it.
+        line: 1-based line, or None where the fault has no place.
+        column: 1-based column, or None.
+        pointer: Key path such as ``rules[2].scheme``; empty for the whole document.
+        message: What is wrong, and the nearest valid name where there is one.
+        code: Stable slug.
+    """
+
+    source: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    pointer: str = ""
+    code: str = "schema"
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+        return f"{place}: {self.pointer}: {self.message}" if self.pointer else f"{place}: {self.message}"
+
+
+class DocumentError(FlashRLError):
+    """A document cannot be used; carries every finding of the file."""
+
+    code = "document"
+
+    def __init__(self, findings: Sequence[Finding], *, hint: str | None = None) -> None:
+        self.findings = tuple(findings)
+        super().__init__(
+            "\n".join(str(f) for f in self.findings),
+            hint=hint,
+            context={"findings": [vars(f) for f in self.findings]},
+        )
+
+
+class ParseError(DocumentError):
+    """Not YAML or JSON, or YAML that the strict door refuses."""
+
+    code = "parse"
+
+
+class SchemaError(DocumentError):
+    """The document parses but violates its schema."""
+
+    code = "schema"
+
+
+class SchemaVersionError(DocumentError):
+    """The document was written for another release."""
+
+    code = "schema-version"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding of the compiler.
+
+    Attributes:
+        code: Stable slug, such as ``uncovered-tensor``.
+        severity: ``error`` stops the compile; ``note`` does not.
+        where: The rule or tensor that it is about.
+        message: What is wrong.
+        hint: What to do, or None.
+    """
+
+    code: str
+    severity: str
+    where: str
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.severity}[{self.code}] {self.where}: {self.message}"
+        return text if self.hint is None else f"{text}; {self.hint}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a candidate was accepted or rejected when a reference was resolved."""
+
+    candidate: str
+    accepted: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'accepted' if self.accepted else 'rejected'} {self.candidate}: {self.reason}"
+
+
+class CompileError(FlashRLError):
+    """The rules do not make a plan; carries all diagnostics."""
+
+    code = "compile"
+
+    def __init__(self, diagnostics: Sequence[Diagnostic], *, hint: str | None = None) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(
+            "\n".join(str(d) for d in self.diagnostics),
+            hint=hint,
+            context={"diagnostics": [vars(d) for d in self.diagnostics]},
+        )
+
+
+class ProfilingError(FlashRLError):
+    """A checkpoint pair cannot be profiled."""
+
+    code = "profiling"
+
+
+class CheckpointError(ProfilingError):
+    """A checkpoint is unreadable or incomplete."""
+
+    code = "checkpoint"
+
+
+class CheckpointMismatchError(ProfilingError):
+    """The two checkpoints do not belong together."""
+
+    code = "checkpoint-mismatch"
+
+
+class RegistryError(FlashRLError):
+    """A reference cannot be served."""
+
+    code = "registry"
+
+
+class InvalidRefError(RegistryError):
+    """Not a reference in any known form."""
+
+    code = "invalid-ref"
+
+
+class NotFoundError(RegistryError):
+    """Nothing is published under this reference."""
+
+    code = "not-found"
+
+
+class IntegrityError(RegistryError):
+    """Bytes differ from the digest that was recorded for them."""
+
+    code = "integrity"
+
+
+class AlreadyPublishedError(RegistryError):
+    """A published version never changes."""
+
+    code = "already-published"
+
+
+class ConflictError(RegistryError):
+    """Somebody published meanwhile: expected, actual, what changed."""
+
+    code = "conflict"
+
+
+class StoreUnavailableError(RegistryError):
+    """The store cannot be read or written."""
+
+    code = "store-unavailable"
+
+
+class ResolutionError(FlashRLError):
+    """The plan cannot run in this environment."""
+
+    code = "resolution"
+
+    def __init__(self, message: str, *, decisions: Sequence[Decision] = (), hint: str | None = None) -> None:
+        self.decisions = tuple(decisions)
+        lines = [message, *(f"  {d}" for d in self.decisions)]
+        super().__init__("\n".join(lines), hint=hint, context={"decisions": [vars(d) for d in self.decisions]})
+
+
+class RuntimeLoadError(FlashRLError):
+    """The engine cannot run the plan."""
+
+    code = "runtime"
+
+
+class MissingDependencyError(RuntimeLoadError, ImportError):
+    """An extra is not installed; the hint is the exact install command."""
+
+    code = "missing-dependency"
+
+
+class PluginNotActiveError(RuntimeLoadError):
+    """A process of the engine does not run the plan that the driver resolved."""
+
+    code = "plugin-not-active"
+
+
+@dataclass(frozen=True)
+class WeightFault:
+    """One refused tensor of a weight update."""
+
+    name: str
+    reason: str
+
+
+class WeightMismatchError(RuntimeLoadError):
+    """A weight update is refused as a whole; lists every name."""
+
+    code = "weight-mismatch"
+
+    def __init__(self, message: str, faults: Sequence[WeightFault] = (), *, hint: str | None = None) -> None:
+        self.faults = tuple(faults)
+        lines = [message, *(f"  {fault.name}: {fault.reason}" for fault in self.faults)]
+        super().__init__("\n".join(lines), hint=hint, context={"faults": [vars(f) for f in self.faults]})

@@ -1,0 +1,132 @@
+"""A plan and what belongs to it, in one folder.
+
+``plan.yaml`` for people, ``plan.json`` (canonical) for machines, ``profile.yaml`` and the profile's sidecar. The
+same layout is written by ``compile``, published in a registry and read by the runtime.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashrl_registry.documents import Plan, Profile, Sidecar, read_document, write_document
+from flashrl_registry.errors import IntegrityError, NotFoundError
+
+PLAN_YAML, PLAN_JSON, PROFILE_YAML = "plan.yaml", "plan.json", "profile.yaml"
+
+
+@dataclass(frozen=True)
+class PlanBundle:
+    """A plan whose files have been checked against their digests.
+
+    Attributes:
+        plan: The plan; its digest is filled in.
+        origin: Where it was read from, for messages.
+        profile: Its profile, where one is beside it.
+        sidecar: Path of the profile's vectors; None for a plan without smoothing.
+        files: Every file of the bundle.
+    """
+
+    plan: Plan
+    origin: str
+    profile: Profile | None
+    sidecar: Path | None
+    files: tuple[Path, ...]
+
+
+def read_bundle(path: Path) -> PlanBundle:
+    """Read a plan folder, or a plan file with its neighbours.
+
+    Raises:
+        NotFoundError: No plan there, or the sidecar that it names is missing.
+        IntegrityError: A file differs from the digest recorded for it.
+        DocumentError: A document is malformed.
+    """
+    plan_file = path / PLAN_YAML if path.is_dir() else path
+    if not plan_file.is_file():
+        what = f"{path} holds no {PLAN_YAML}" if path.is_dir() else f"no file at {path}"
+        raise NotFoundError(what, hint="compile a plan with: flashrl-registry compile")
+    folder = plan_file.parent
+    plan = read_document(plan_file, Plan)
+    if plan.digest is None:
+        raise IntegrityError(
+            f"{plan_file} carries no digest, so nothing shows that it is what was compiled",
+            hint="write it with: flashrl-registry compile",
+        )
+    files = [plan_file]
+    twin = folder / PLAN_JSON
+    if plan_file.name == PLAN_YAML and twin.exists():
+        other = read_document(twin, Plan)
+        if other.digest != plan.digest:
+            raise IntegrityError(
+                f"{plan_file} and {twin.name} hold different plans: {plan.digest} and {other.digest}",
+                hint="one of them was changed; compile the plan again",
+            )
+        files.append(twin)
+    profile, sidecar = None, None
+    if plan.profile is not None:
+        sidecar = folder / plan.profile.sidecar.file_name
+        check_sidecar(sidecar, plan.profile.sidecar)
+        files.append(sidecar)
+        profile_file = folder / PROFILE_YAML
+        if profile_file.exists():
+            profile = read_document(profile_file, Profile)
+            if profile.digest != plan.profile.digest:
+                raise IntegrityError(
+                    f"{profile_file} is not the profile that the plan was compiled with: "
+                    f"expected {plan.profile.digest}, actual {profile.digest}"
+                )
+            files.append(profile_file)
+    return PlanBundle(plan, str(path), profile, sidecar, tuple(files))
+
+
+def check_sidecar(path: Path, expected: Sidecar) -> None:
+    """Hash a sidecar and compare.
+
+    Raises:
+        NotFoundError: The file is missing.
+        IntegrityError: Its bytes differ.
+    """
+    if not path.is_file():
+        raise NotFoundError(
+            f"the profile's vectors are missing: {path}",
+            hint="copy the .safetensors file that lies beside the profile, or pull the plan again",
+        )
+    with path.open("rb") as file:
+        actual = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected.digest:
+        raise IntegrityError(
+            f"{path} does not match its digest: expected {expected.digest}, actual {actual}",
+            hint="the file was changed or cut short; profile again, or pull the plan again",
+            context={"expected": expected.digest, "actual": actual},
+        )
+
+
+def write_bundle(
+    folder: Path, plan: Plan, *, profile: Profile | None = None, sidecar: Path | None = None
+) -> tuple[Path, ...]:
+    """Write a bundle's files into a folder, the plan last so that a reader never sees a plan without its vectors.
+
+    Args:
+        folder: Created where missing.
+        plan: A sealed plan.
+        profile: Its profile, where it has one.
+        sidecar: The profile's vectors; copied.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    if sidecar is not None:
+        target = folder / sidecar.name
+        if not target.exists() or not target.samefile(sidecar):
+            shutil.copyfile(sidecar, target)
+        files.append(target)
+    if profile is not None:
+        write_document(profile, folder / PROFILE_YAML)
+        files.append(folder / PROFILE_YAML)
+    for name in (PLAN_JSON, PLAN_YAML):
+        write_document(plan, folder / name)
+        files.append(folder / name)
+    return tuple(files)
