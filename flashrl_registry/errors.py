@@ -23,6 +23,7 @@ The tree::
         +-- MissingDependencyError   an extra is not installed (also an ImportError)
         +-- PluginNotActiveError     a process of the engine does not run the plan
         +-- WeightMismatchError      an update is refused; lists every name
+        +-- NotServableError         generation is refused: the weights are not one whole update
 
 A leaf exists only where a caller would handle it differently.
 """
@@ -265,3 +266,9 @@ class WeightMismatchError(RuntimeLoadError):
         self.faults = tuple(faults)
         lines = [message, *(f"  {fault.name}: {fault.reason}" for fault in self.faults)]
         super().__init__("\n".join(lines), hint=hint, context={"faults": [vars(f) for f in self.faults]})
+
+
+class NotServableError(RuntimeLoadError):
+    """Generation is refused: the engine's weights are not one whole update."""
+
+    code = "not-servable"

@@ -51,7 +51,6 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
         environment=environment,
         engine=EngineArguments(
             logprobs_mode=plan.engine.logprobs_mode,
-            load_model=plan.engine.load_model,
             quantization_config=_compressed_tensors_config(tensors),
         ),
         sidecar=plan.profile.sidecar if plan.profile else None,

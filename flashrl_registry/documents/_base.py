@@ -30,7 +30,7 @@ class Document(Frozen):
     Class attributes:
         KIND: The word in ``schema_version``, such as ``plan``.
         MAJOR: The schema major this release reads and writes.
-        NOT_IDENTITY: Fields that do not count in the digest.
+        NOT_IDENTITY: Fields that do not count in the digest; ``part.field`` reaches one level down.
     """
 
     KIND: ClassVar[str]
@@ -44,7 +44,11 @@ class Document(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """The fields that count in the digest, as plain data."""
-        return self.model_dump(mode="json", exclude_none=True, exclude=set(self.NOT_IDENTITY))
+        excluded: dict[str, Any] = {}
+        for name in sorted(self.NOT_IDENTITY):
+            part, _, leaf = name.partition(".")
+            excluded[part] = {leaf} if leaf else True
+        return self.model_dump(mode="json", exclude_none=True, exclude=excluded)
 
     def compute_digest(self) -> str:
         """``sha256:<hex>`` over RFC 8785 canonical JSON of :meth:`identity`."""

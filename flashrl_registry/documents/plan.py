@@ -56,6 +56,8 @@ class Plan(Document):
     """Compiled intent for one model, portable across machines."""
 
     KIND: ClassVar[str] = "plan"
+    # The fingerprint says which model; the name says where it lay when the plan was compiled.
+    NOT_IDENTITY: ClassVar[frozenset[str]] = Document.NOT_IDENTITY | {"base_model.name"}
 
     schema_version: Literal["flashrl.plan/v1"] = "flashrl.plan/v1"
     """Document kind and schema major."""

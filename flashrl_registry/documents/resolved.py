@@ -68,8 +68,6 @@ class EngineArguments(Frozen):
 
     logprobs_mode: str
     """vLLM's ``logprobs_mode``."""
-    load_model: str | None = None
-    """Checkpoint to load at start instead of the program's model."""
     quantization_config: dict[str, Any] | None = None
     """compressed-tensors ``quantization_config`` for ``hf_overrides``; None where nothing is quantized."""
 
@@ -78,7 +76,7 @@ class ResolvedPlan(Document):
     """A plan fixed for one environment."""
 
     KIND: ClassVar[str] = "resolved-plan"
-    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision", "source"})
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision", "source", "base_model.name"})
 
     schema_version: Literal["flashrl.resolved-plan/v1"] = "flashrl.resolved-plan/v1"
     """Document kind and schema major."""

@@ -32,8 +32,6 @@ class EngineSettings(Frozen):
     """vLLM releases that the plan is meant for, as a PEP 440 specifier."""
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs"] = "processed_logprobs"
     """``processed_logprobs`` are those of the distribution that tokens are sampled from."""
-    load_model: str | None = None
-    """Load this checkpoint at start instead of the program's model (FlashRL's ``model`` key)."""
 
 
 class UpdateSettings(Frozen):

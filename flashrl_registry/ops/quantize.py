@@ -20,12 +20,12 @@ def row_absmax_scale(weight_OI: Tensor) -> Tensor:
         weight_OI: float32. Not modified.
 
     Returns:
-        float32, shape (O, 1), > 0; a row of zeros has scale 1.
+        float32, shape (O, 1), > 0; a row of zeros has scale 1, a row with NaN or infinity has that.
     """
     peak_O1 = weight_OI.abs().amax(dim=1, keepdim=True)
-    # Below this the quotient would be zero in float32 and the codes infinite.
     scale_O1 = peak_O1 / INT8_MAX
-    return torch.where(scale_O1 > 0, scale_O1, torch.ones_like(scale_O1))
+    # A quotient that underflows would make codes infinite. NaN is not zero, so a row with NaN keeps a NaN scale.
+    return torch.where(scale_O1 == 0, torch.ones_like(scale_O1), scale_O1)
 
 
 def codes_int8(weight_OI: Tensor, scale_O1: Tensor) -> Tensor:

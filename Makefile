@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+CACHE := .cache
+
+.PHONY: demo test check format schemas bench clean
+
+# torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[cpu,demo,dev]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+demo: $(VENV)/.ready  ## the whole job on a real model: profile, compile, push, serve INT8, update, compare
+	$(BIN)/python demo/run.py --work $(CACHE)/demo
+
+test: $(VENV)/.ready  ## every suite that needs no GPU
+	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.ready  ## style, types, layers, schema drift
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/flashrl-registry schema --check
+
+format: $(VENV)/.ready  ## rewrite what `check` would refuse
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(VENV)/.ready  ## rewrite schemas/ from the models
+	$(BIN)/flashrl-registry schema --write
+
+bench: $(VENV)/.ready  ## profiler beside FlashRL's own, on the demo's pair
+	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
+	$(BIN)/python bench/profile_vs_flashrl.py --pair $(CACHE)/demo/pair
+
+clean:
+	rm -rf $(VENV) $(CACHE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,149 @@
+"""The whole job on a real model, step by step, with the commands that a user types.
+
+    python demo/run.py [--work DIR]
+
+Each step is a process of its own and is printed before it runs. Exit code 0 means that every step worked and that
+the numbers at the end are what this machine measured.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from flashrl_registry.runtime import mismatch
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+NAME = "demo/smollm2-135m-int8"
+# Two cores: one thread for each engine keeps runs comparable. Half a GiB of KV cache is plenty here.
+ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def run(work: Path, *command: object, config: str | None = None, expect: int = 0) -> str:
+    """Run one command, show it and its output; stop the demo when it fails."""
+    environ = {**os.environ, **ENGINE_ENV, "FLASHRL_REGISTRY": str(work / "registry")}
+    environ.pop("FLASHRL_CONFIG", None)
+    shown = " ".join(shlex.quote(str(part)) for part in command)
+    if config is not None:
+        environ["FLASHRL_CONFIG"] = config
+        shown = f"FLASHRL_CONFIG={config} {shown}"
+    print(f"$ {shown}", flush=True)
+    began = time.perf_counter()
+    result = subprocess.run([str(part) for part in command], env=environ, stdout=subprocess.PIPE, text=True, check=False)
+    print(result.stdout, end="")
+    print(f"  ({time.perf_counter() - began:.1f} s)", flush=True)
+    if result.returncode != expect:
+        raise SystemExit(f"exit code {result.returncode}, expected {expect}: {shown}")
+    return result.stdout
+
+
+def compare(work: Path, model: Path, rollouts: Path, key: str) -> dict[str, float]:
+    """Rollout against trainer on the same tokens."""
+    out = work / f"logprobs-{rollouts.stem}-{key}.json"
+    run(work, sys.executable, HERE / "trainer_logprobs.py", model, rollouts, key, out)
+    sides = json.loads(out.read_text())
+    return vars(mismatch(sides["rollout"], sides["trainer"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(".cache/demo"))
+    work = parser.parse_args().work.resolve()
+    began = time.perf_counter()
+    for name in ("registry", "profile", "plan", "pulled", "updated"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+
+    say("1. a real pair: SmolLM2-135M-Instruct in bf16 and its W8A8 twin")
+    run(work, sys.executable, HERE / "prepare_pair.py", "--out", work / "pair")
+    model = work / "pair" / "SmolLM2-135M-Instruct"
+    quantized = work / "pair" / "SmolLM2-135M-Instruct-quantized.w8a8"
+
+    say("2. profile the pair: what the quantized checkpoint did to the bf16 one")
+    run(work, BIN / "flashrl", "profile", "-m", model, "-qm", quantized, "-o", work / "profile", "--fn", "int8")
+
+    say("3. compile: every tensor gets a decided treatment, or this fails")
+    run(work, BIN / "flashrl-registry", "compile", "-m", model, "--profile", work / "profile", "-o", work / "plan")
+
+    say("4. publish, list, show, pull")
+    run(work, BIN / "flashrl-registry", "push", work / "plan", f"{NAME}@1.0.0")
+    run(work, BIN / "flashrl-registry", "list")
+    run(work, BIN / "flashrl-registry", "show", NAME)
+    run(work, BIN / "flashrl-registry", "pull", NAME, "-o", work / "pulled")
+
+    say("5. the same unmodified script: without a plan, then with one (vLLM's own engine subprocess)")
+    run(work, sys.executable, HERE / "generate.py", model)
+    run(work, sys.executable, HERE / "generate.py", model, config=NAME)
+
+    say("6. the trainer takes a few steps")
+    run(work, sys.executable, HERE / "train_step.py", model, work / "updated")
+
+    say("7. rollouts before and after weight updates, INT8 and bf16")
+    reports = {}
+    for label, config in (("int8", NAME), ("bf16", "bf16")):
+        out = work / f"rollouts-{label}.json"
+        run(work, sys.executable, HERE / "rollouts.py", model, work / "updated", out, config=config)
+        reports[label] = json.loads(out.read_text())
+
+    say("8. rollout against trainer, on the tokens that the rollout sampled")
+    rows = []
+    for label in reports:
+        for key, policy in (("sampled_start", model), ("sampled_load_weights", work / "updated")):
+            rows.append((label, key, compare(work, policy, work / f"rollouts-{label}.json", key)))
+
+    summary(reports, rows)
+    peak = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(f"\nwhole demo: {(time.perf_counter() - began) / 60:.1f} min, peak RSS of a process {peak / 2**20:.2f} GiB")
+    broken = [label for label, report in reports.items() if not proven(report)]
+    if broken:
+        raise SystemExit(f"updates are not bit-equal under: {', '.join(broken)}")
+
+
+def proven(report: dict) -> bool:
+    """Both routes left the same resident bytes, and the old weights came back bit for bit."""
+    return bool(
+        report["same_resident"]
+        and report["restored_reload_weights"]
+        and report["restored_load_weights"]
+        and report["greedy_reload_weights"] == report["greedy_load_weights"]
+    )
+
+
+def summary(reports: dict[str, dict], rows: list[tuple[str, str, dict[str, float]]]) -> None:
+    for label, report in reports.items():
+        status = report["status"]
+        say(f"what ran: FLASHRL_CONFIG={status['source']}")
+        print(f"  plan digest, from the worker  {status['plan_digest']}")
+        print(f"  engine layers by format       {status['layers']}")
+        print(f"  tensors by treatment          {status['tensors']}")
+        seconds = report["update_seconds"]
+        print(f"  update seconds                (a) reload_weights {seconds['reload_weights']:.2f}, "
+              f"(b) load_weights one by one {seconds['load_weights']:.2f}")  # fmt: skip
+        print(f"  (a) and (b) left the same resident bytes: {report['same_resident']}; the old weights came back "
+              f"bit for bit: {report['restored_reload_weights'] and report['restored_load_weights']}")  # fmt: skip
+        print("  greedy text                   before the update -> after it")
+        for before, after in list(zip(report["greedy_start"], report["greedy_load_weights"], strict=True))[:3]:
+            print(f"    {before!r}\n      -> {after!r}")
+    say("rollout against trainer (transformers, bf16), same tokens, temperature 1, natural logarithms")
+    print(f"  {'engine':6} {'policy':15} {'tokens':>6} {'mean |dlogp|':>12} {'max |dlogp|':>11} {'k1':>9} {'k3':>9} {'ESS':>6}")
+    for label, key, row in rows:
+        policy = "start" if key == "sampled_start" else "after update"
+        print(
+            f"  {label:6} {policy:15} {row['num_tokens']:6d} {row['mean_abs_dlogprob']:12.5f} "
+            f"{row['max_abs_dlogprob']:11.4f} {row['k1']:9.5f} {row['k3']:9.5f} {row['ess']:6.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Reference + model + environment -> ResolvedPlan, or every reason why not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashrl_registry.compiler import compile_plan, lower, preset_rules
+from flashrl_registry.documents import Environment, Inventory, Plan, ResolvedPlan
+from flashrl_registry.documents.names import expand, natural_key
+from flashrl_registry.errors import Decision, IntegrityError, ResolutionError
+from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, PlanRef, PresetRef, read_bundle
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A plan that fits, and how it was found.
+
+    Attributes:
+        plan: The plan as published or compiled.
+        resolved: The plan fixed for the environment.
+        sidecar: Path of the profile's vectors, checked against their digest; None without smoothing.
+        decisions: The trace.
+    """
+
+    plan: Plan
+    resolved: ResolvedPlan
+    sidecar: Path | None
+    decisions: tuple[Decision, ...]
+
+
+def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment, store: LocalStore) -> Resolution:
+    """Resolve a reference for one engine.
+
+    Args:
+        ref: Parsed reference.
+        inventory: The engine's model; None when its tensors are not known yet (dummy weights), which leaves the
+            check to the workers.
+        environment: The machine.
+        store: The local registry.
+
+    Returns:
+        The resolution; pure apart from reading the store.
+
+    Raises:
+        RegistryError: Not found, or bytes that differ from their digest.
+        ResolutionError: The plan is for another model or another vLLM, or leaves a tensor undecided.
+    """
+    if isinstance(ref, PresetRef):
+        if inventory is None:
+            raise ResolutionError(
+                f"'{ref}' compiles a plan from the model's tensor names, and the model has no safetensors headers",
+                hint="give a plan instead of a scheme name, or a model folder with its weights",
+            )
+        plan, sidecar = compile_plan(preset_rules(ref.scheme, inventory), inventory).plan, None
+        origin = f"compiled from scheme '{ref}' for {inventory.name}"
+    else:
+        bundle = _read(ref, store)
+        plan, sidecar, origin = bundle.plan, bundle.sidecar, f"read from {bundle.origin}"
+        _check_pinned(ref, bundle)
+    decisions = [Decision(str(ref), accepted=True, reason=origin)]
+    if inventory is not None:
+        decisions.append(_check_model(plan, inventory, str(ref)))
+    resolved = lower(plan, environment, str(ref))
+    decisions.append(Decision(str(ref), accepted=True, reason=f"vLLM {environment.vllm} is in {plan.engine.vllm}"))
+    return Resolution(plan, resolved, sidecar, tuple(decisions))
+
+
+def _read(ref: PathRef | NamedRef, store: LocalStore) -> PlanBundle:
+    return read_bundle(ref.path) if isinstance(ref, PathRef) else store.get(ref)
+
+
+def _check_pinned(ref: PathRef | NamedRef, bundle: PlanBundle) -> None:
+    if ref.digest is not None and ref.digest != bundle.plan.digest:
+        raise IntegrityError(
+            f"{ref} is not the plan that the reference pins: expected {ref.digest}, actual {bundle.plan.digest}",
+            context={"expected": ref.digest, "actual": bundle.plan.digest},
+        )
+
+
+def _check_model(plan: Plan, inventory: Inventory, ref: str) -> Decision:
+    if inventory.fingerprint() == plan.base_model.fingerprint:
+        return Decision(ref, accepted=True, reason=f"the model is {plan.base_model.name}")
+    planned = {name: family.shape for family in plan.tensors for name in expand(family.names)}
+    actual = {tensor.name: tensor.shape for tensor in inventory.tensors}
+    undecided = sorted(actual.keys() - planned.keys(), key=natural_key)
+    absent = sorted(planned.keys() - actual.keys(), key=natural_key)
+    reshaped = sorted((n for n in actual.keys() & planned.keys() if actual[n] != planned[n]), key=natural_key)
+    decisions = [
+        Decision(ref, accepted=False, reason=f"{len(names)} tensors {what}: {', '.join(names[:_SHOWN])}"
+                 + (" ..." if len(names) > _SHOWN else ""))
+        for what, names in (
+            ("of the model are not decided by the plan", undecided),
+            ("of the plan are not in the model", absent),
+            ("have another shape", [f"{n} {actual[n]} not {planned[n]}" for n in reshaped]),
+        )
+        if names
+    ]  # fmt: skip
+    raise ResolutionError(
+        f"the plan is for {plan.base_model.name} ({plan.base_model.architecture}), "
+        f"not for {inventory.name} ({inventory.architecture})",
+        decisions=decisions,
+        hint="compile a plan for this model with: flashrl-registry compile -m MODEL",
+    )

@@ -1,0 +1,207 @@
+"""Everything that leans on vLLM's internals, each with the versions it was tested on and when it can go.
+
+Tested: 0.32.0 (CPU).
+"""
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from flashrl_registry.documents import Environment
+from flashrl_registry.documents.rules import SUPPORTED_VLLM
+from flashrl_registry.errors import RuntimeLoadError
+from flashrl_registry.runtime.log import logger
+
+if TYPE_CHECKING:
+    import torch
+
+OLDEST = "0.25.1"  # layerwise reload with one bracket per update
+
+
+def vllm_version() -> str:
+    """Version of the installed vLLM, local label included."""
+    import vllm
+
+    return str(vllm.__version__)
+
+
+def check_version() -> None:
+    """Refuse a vLLM that is known not to work; warn about one that is unknown.
+
+    Raises:
+        RuntimeLoadError: Older than the oldest that works.
+    """
+    version = vllm_version()
+    release = Version(version).public
+    if Version(release) < Version(OLDEST):
+        raise RuntimeLoadError(
+            f"vLLM {version} cannot run a plan: its weight reload finalizes once per call, not once per update",
+            hint=f"install vllm{SUPPORTED_VLLM}",
+        )
+    if not SpecifierSet(SUPPORTED_VLLM).contains(release, prereleases=True):
+        logger.warning("vLLM %s is newer than this release was tested with (%s)", version, SUPPORTED_VLLM)
+
+
+def probe_environment() -> Environment:
+    """The machine as data."""
+    from vllm.platforms import current_platform
+
+    device = current_platform.device_type
+    if current_platform.is_rocm():
+        device = "rocm"
+    return Environment(vllm=vllm_version(), device=device)
+
+
+# --- Layerwise reload -------------------------------------------------------------------------------------------
+# vllm.model_executor.model_loader.reload exports initialize/finalize; the per-layer state and the way to put kernel
+# tensors back are private. Goes when vLLM has a transactional reload (vllm-project/vllm#48312, #54477).
+
+
+def reload_is_open(model: "torch.nn.Module") -> bool:
+    """A layerwise reload has begun and not been finalized."""
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    return any(get_layerwise_info(layer).can_load() for layer in model.modules())
+
+
+def open_reload(model: "torch.nn.Module") -> None:
+    """Begin a layerwise reload: layers go to the meta device and are filled as their weights arrive."""
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+    initialize_layerwise_reload(model)
+
+
+def close_reload(model: "torch.nn.Module", model_config: Any) -> None:
+    """Finalize a layerwise reload; a later finalize by vLLM itself finds nothing to do."""
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    finalize_layerwise_reload(model, model_config)
+    refresh_tied_head(model)
+
+
+def abort_reload(model: "torch.nn.Module") -> None:
+    """End a layerwise reload without processing what is half loaded: put every kernel tensor back."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    for layer in model.modules():
+        info = layerwise.get_layerwise_info(layer)
+        if info.can_load() and info.kernel_tensors is not None:
+            layerwise._place_kernel_tensors(layer, info)
+        info.reset()
+    layerwise.LOADING_LAYERS.clear()
+    if hasattr(model, "_original_do_torchao_reload"):
+        model._do_torchao_reload = model._original_do_torchao_reload
+
+
+@contextmanager
+def loading_context(vllm_config: Any) -> Iterator[None]:
+    """What a weight loader may rely on: the current config, the model's default dtype, no autograd."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    with (
+        set_current_vllm_config(vllm_config),
+        set_default_torch_dtype(vllm_config.model_config.dtype),
+        torch.no_grad(),
+    ):
+        yield
+
+
+# --- Faults of vLLM's CPU build ---------------------------------------------------------------------------------
+
+
+def refresh_tied_head(model: "torch.nn.Module") -> None:
+    """Repack a tied lm_head after an update.
+
+    On CPU ``lm_head.cpu_linear`` is a prepacked copy of the embedding's weight that a reload does not refresh, so
+    logits would come from the old weights. Tested: 0.32.0. Goes when vLLM's reload processes tied heads.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and not layer.weight.is_meta:
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def keep_onednn_scales_alive() -> None:
+    """Tie the lifetime of an int8 scale to the oneDNN handler that points at it.
+
+    The C++ handler keeps a raw pointer to the scale tensor; layerwise reload copies the values elsewhere and frees
+    the tensor, after which the kernel reads freed memory and even reloading the same weights changes the output.
+    Tested: 0.32.0. Goes when the handler owns its scales.
+    """
+    from vllm import _custom_ops as ops
+
+    original: Callable[..., Any] | None = getattr(ops, "create_onednn_scaled_mm", None)
+    if platform.machine() not in {"x86_64", "AMD64", "aarch64"} or original is None:
+        return
+    if getattr(original, "flashrl_wrapped", False):
+        return
+
+    def create_onednn_scaled_mm(weight, weight_scales, *args, **kwargs):  # type: ignore[no-untyped-def]
+        handler = original(weight, weight_scales, *args, **kwargs)
+        handler.flashrl_scales = weight_scales
+        return handler
+
+    create_onednn_scaled_mm.flashrl_wrapped = True  # type: ignore[attr-defined]
+    ops.create_onednn_scaled_mm = create_onednn_scaled_mm
+
+
+# --- Refusing to generate, and reporting ------------------------------------------------------------------------
+
+
+def guard_workers(check: Callable[[Any], None], rpc: dict[str, Callable[..., Any]]) -> None:
+    """Make every worker of this process run ``check(model)`` before a forward, and answer our RPCs.
+
+    Replaying a CUDA graph skips Python's forward, so the check sits in ``Worker.execute_model``. RPC methods are
+    added, not replaced; ``worker_extension_cls`` is left to the frameworks, which each bring their own.
+    Tested: 0.32.0. Goes when vLLM lets a model loader veto execution.
+    """
+    from vllm.v1.worker.gpu_worker import Worker
+
+    for name, method in rpc.items():
+        setattr(Worker, name, method)
+    original = Worker.execute_model
+    if getattr(original, "flashrl_wrapped", False):
+        return
+
+    def execute_model(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        check(self.model_runner.get_model())
+        return original(self, *args, **kwargs)
+
+    execute_model.flashrl_wrapped = True  # type: ignore[attr-defined]
+    Worker.execute_model = execute_model
+
+
+def guard_front_ends(check: Callable[[Any], None]) -> None:
+    """Run ``check(vllm_config)`` before a front end accepts a request.
+
+    A refusal further in would leave the request in the output processor or kill the engine core.
+    Tested: 0.32.0. Goes with the above.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    sync_original, async_original = LLMEngine.add_request, AsyncLLM.add_request
+    if getattr(sync_original, "flashrl_wrapped", False):
+        return
+
+    def add_request(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        check(self.vllm_config)
+        return sync_original(self, *args, **kwargs)
+
+    async def add_request_async(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        check(self.vllm_config)
+        return await async_original(self, *args, **kwargs)
+
+    add_request.flashrl_wrapped = True  # type: ignore[attr-defined]
+    LLMEngine.add_request = add_request
+    AsyncLLM.add_request = add_request_async

@@ -1,0 +1,142 @@
+"""A plan into EngineArgs, and proof that the VllmConfig made from them carries it."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
+from flashrl_registry.registry import LocalStore, PresetRef, parse_ref
+from flashrl_registry.registry.local import default_registry_root
+from flashrl_registry.resolver import Resolution, make_payload, resolve
+from flashrl_registry.runtime._vllm.compat import probe_environment
+from flashrl_registry.runtime._vllm.locate import read_model
+from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate
+from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.settings import Settings
+
+PAYLOAD_KEY = "flashrl"
+
+# These never call model.load_weights, so a plan could not see the weights.
+_BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "tensorizer"}
+
+
+def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Resolution | None:
+    """Resolve the plan and set the engine arguments that it needs.
+
+    Args:
+        args: ``vllm.EngineArgs``; modified.
+        settings: The environment's settings.
+        environ: For the registry's place.
+
+    Returns:
+        The resolution; None when the plan is off, or already applied to these arguments.
+
+    Raises:
+        FlashRLError: The plan cannot run with these arguments. The engine does not start.
+    """
+    if settings.config is None:
+        return None
+    if PAYLOAD_KEY in (args.model_loader_extra_config or {}):
+        return None
+    _check_arguments(args)
+    ref = parse_ref(settings.config)
+    store = LocalStore(default_registry_root(environ))
+    inventory = read_model(args)
+    if inventory is None and isinstance(ref, PresetRef) and ref.scheme == "bf16":
+        # Nothing is quantized, so nothing needs the names: any model that vLLM serves, in any file format.
+        args.logprobs_mode = "processed_logprobs"
+        _merge_overrides(args, None, lm_head_fp32=settings.lm_head_fp32)
+        logger.info("FLASHRL_CONFIG=bf16: logprobs are those of the sampling distribution; weights are not watched")
+        return None
+    resolution = resolve(ref, inventory, probe_environment(), store)
+    engine = resolution.resolved.engine
+    inner_extra = dict(args.model_loader_extra_config or {})
+    args.model_loader_extra_config = {
+        PAYLOAD_KEY: make_payload(resolution, create_gate(), args.load_format, inner_extra).as_dict()
+    }
+    args.load_format = "flashrl"
+    args.logprobs_mode = engine.logprobs_mode
+    _merge_overrides(args, engine.quantization_config, lm_head_fp32=settings.lm_head_fp32)
+    logger.info(
+        "plan %s (%s) for %s: %s",
+        resolution.plan.digest,
+        settings.config,
+        resolution.plan.base_model.name,
+        ", ".join(f"{count} {how}" for how, count in sorted(resolution.plan.count_by_treatment().items())),
+    )
+    if settings.test_reload:
+        logger.warning("FLASHRL_TEST_RELOAD is not honoured by this release; reload with collective_rpc")
+    return resolution
+
+
+def _check_arguments(args: Any) -> None:
+    if args.load_format in _BYPASSING_FORMATS:
+        raise FlashRLError(
+            f"load_format='{args.load_format}' writes weights past model.load_weights, so no plan can quantize them",
+            hint="use load_format='auto', or unset FLASHRL_CONFIG",
+        )
+    if args.quantization is not None or getattr(args, "quantization_config", None) is not None:
+        raise FlashRLError(
+            f"the program passes quantization={args.quantization!r} and FLASHRL_CONFIG names a plan; one must decide",
+            hint="drop the program's quantization argument, or unset FLASHRL_CONFIG",
+        )
+    if callable(args.hf_overrides):
+        raise FlashRLError(
+            "the program passes hf_overrides as a function, and a plan needs to add to it as a dict",
+            hint="pass hf_overrides as a dict",
+        )
+    if "quantization_config" in (args.hf_overrides or {}):
+        raise FlashRLError(
+            "the program passes hf_overrides['quantization_config'] and FLASHRL_CONFIG names a plan; one must decide",
+            hint="drop the program's entry, or unset FLASHRL_CONFIG",
+        )
+
+
+def _merge_overrides(args: Any, quantization_config: dict[str, Any] | None, *, lm_head_fp32: bool) -> None:
+    overrides = dict(args.hf_overrides or {})
+    if quantization_config is not None:
+        overrides["quantization_config"] = quantization_config
+    if lm_head_fp32:
+        overrides["head_dtype"] = "float32"
+    args.hf_overrides = overrides
+
+
+def confirm(config: Any, applied: Resolution | None) -> None:
+    """Check that vLLM took the plan.
+
+    Raises:
+        ResolutionError: vLLM built another quantization than the plan's.
+        PluginNotActiveError: The loader is not the plan's.
+    """
+    if applied is None:
+        return
+    if config.load_config.load_format != "flashrl":
+        raise PluginNotActiveError(f"vLLM replaced load_format 'flashrl' by '{config.load_config.load_format}'")
+    wanted = "compressed-tensors" if applied.resolved.engine.quantization_config is not None else None
+    actual = config.model_config.quantization
+    if actual != wanted:
+        raise ResolutionError(
+            f"the plan asks for quantization {wanted}, the engine has {actual}",
+            hint="the model's own config.json may carry a quantization_config; a plan is for the bf16 checkpoint",
+        )
+
+
+def check_front_end(vllm_config: Any) -> None:
+    """Before a front end accepts a request.
+
+    Raises:
+        NotServableError: A worker's weights are not one whole update.
+    """
+    extra = vllm_config.load_config.model_loader_extra_config
+    payload = extra.get(PAYLOAD_KEY) if isinstance(extra, dict) else None
+    if payload is None:
+        return
+    reason = _gate(payload["gate"]).reason()
+    if reason is not None:
+        raise NotServableError(f"the engine refuses to generate: {reason}", hint=SERVE_HINT)
+
+
+@cache
+def _gate(path: str) -> Gate:
+    return Gate(Path(path))

@@ -1,0 +1,134 @@
+"""What the engine's layers are, read from the layers themselves.
+
+Kernels repack weights, and oneDNN keeps them in memory that Python cannot see. So resident weights are read back
+through the layer's own kernel: one-hot inputs select one column each, and the output is that column. For int8 the
+output is ``code * scale`` up to rounding far below half a code, so dividing by the scale gives the code exactly.
+
+Shape legend: O output channels of this rank, I input columns of this rank.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.linear import LinearBase
+
+from flashrl_registry.compiler.modules import FUSED, module_of
+from flashrl_registry.documents import QuantizeInt8, ResolvedPlan
+from flashrl_registry.documents.names import natural_key
+from flashrl_registry.errors import PluginNotActiveError
+
+_PROBE_ROWS = 2048
+
+
+def layer_format(layer: nn.Module) -> str:
+    """``int8`` for W8A8 linears, ``unquantized``, or the name of another method."""
+    method = getattr(layer, "quant_method", None)
+    scheme = getattr(layer, "scheme", None)
+    if scheme is not None and type(scheme).__name__ == "CompressedTensorsW8A8Int8":
+        return "int8"
+    name = type(method).__name__
+    return "unquantized" if name in {"UnquantizedLinearMethod", "NoneType"} else name
+
+
+def linears(model: nn.Module) -> dict[str, LinearBase]:
+    """Every linear layer of the engine by its module name."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
+
+
+def count_formats(model: nn.Module) -> dict[str, int]:
+    """Number of linear layers per format."""
+    return dict(Counter(layer_format(layer) for layer in linears(model).values()))
+
+
+def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
+    """Compare every linear layer of the engine with the plan.
+
+    Returns:
+        Number of linear layers per format.
+
+    Raises:
+        PluginNotActiveError: A layer that the plan quantizes is not int8, or the other way round; all are listed.
+    """
+    planned = {
+        _engine_name(module_of(tensor.name), model)
+        for tensor in resolved.tensors
+        if isinstance(tensor.op, QuantizeInt8)
+    }
+    actual = {name for name, layer in linears(model).items() if layer_format(layer) == "int8"}
+    wrong = [f"{name}: the plan says int8, the engine has none" for name in planned - actual]
+    wrong += [f"{name}: int8 in the engine, not in the plan" for name in actual - planned]
+    if wrong:
+        lines = "\n  ".join(sorted(wrong, key=natural_key)[:20])
+        raise PluginNotActiveError(f"{len(wrong)} layers do not have the format that the plan says:\n  {lines}")
+    return count_formats(model)
+
+
+def _engine_name(module: str, model: nn.Module) -> str:
+    """Checkpoint module to the engine's, which fuses q/k/v and gate/up and may rename prefixes."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is not None:
+        module = mapper._map_name(module + ".weight").removesuffix(".weight")
+    parent, _, leaf = module.rpartition(".")
+    packed: Mapping[str, Any] = getattr(model, "packed_modules_mapping", None) or FUSED
+    for fused, shards in packed.items():
+        if leaf in shards:
+            return f"{parent}.{fused}" if parent else fused
+    return module
+
+
+@torch.no_grad()
+def resident_digests(model: nn.Module) -> dict[str, str]:
+    """SHA-256 of every resident tensor, kernels' private copies included.
+
+    Returns:
+        ``<module>.codes`` (int8) and ``<module>.weight_scale`` for int8 linears, ``<module>.weight`` read back
+        through the kernel for other linears, and every other parameter under its own name.
+    """
+    digests: dict[str, str] = {}
+    through_kernel = linears(model)
+    for name, layer in through_kernel.items():
+        if layer_format(layer) == "int8":
+            codes_OI, scale_O = read_back_int8(layer)
+            digests[f"{name}.codes"] = _digest(codes_OI)
+            digests[f"{name}.weight_scale"] = _digest(scale_O)
+            # The product as the kernel computes it: a kernel that reads another scale than the layer's shows here.
+            digests[f"{name}.product"] = _digest(read_back(layer))
+        else:
+            digests[f"{name}.weight"] = _digest(read_back(layer))
+    skip = {f"{name}.{leaf}" for name in through_kernel for leaf in ("weight", "weight_scale", "azp_adj")}
+    for name, parameter in model.named_parameters():
+        if name not in skip:
+            digests[name] = _digest(parameter.data)
+    return digests
+
+
+def read_back(layer: LinearBase) -> torch.Tensor:
+    """The weight that a linear layer multiplies by, (O, I), through its own kernel; bias excluded.
+
+    A one-hot input times a bf16 weight is exact, so this is the weight itself, bit for bit.
+    """
+    size_I = int(layer.input_size_per_partition)
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    dtype = getattr(layer, "params_dtype", torch.bfloat16)
+    columns = []
+    for start in range(0, size_I, _PROBE_ROWS):
+        rows = min(_PROBE_ROWS, size_I - start)
+        one_hot = torch.zeros(rows, size_I, dtype=dtype, device=device)
+        one_hot[torch.arange(rows), torch.arange(start, start + rows)] = 1
+        columns.append(layer.quant_method.apply(layer, one_hot, None).float().t())
+    return torch.cat(columns, dim=1).contiguous()
+
+
+def read_back_int8(layer: LinearBase) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (int8, (O, I)) and scales (float32, (O,)) that an int8 linear multiplies by."""
+    scale_O = layer.weight_scale.data.float().reshape(-1)
+    return torch.round(read_back(layer) / scale_O[:, None]).to(torch.int8), scale_O
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return hashlib.sha256(data.tobytes()).hexdigest()

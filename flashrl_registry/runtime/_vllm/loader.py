@@ -1,0 +1,82 @@
+"""``load_format="flashrl"``: any other loader, with the plan between it and the model."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import ModelConfig, VllmConfig
+from vllm.config.load import LoadConfig
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+from flashrl_registry.errors import PluginNotActiveError
+from flashrl_registry.resolver import open_payload
+from flashrl_registry.runtime._vllm import compat, rpc
+from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
+from flashrl_registry.runtime._vllm.layers import check_formats
+from flashrl_registry.runtime._vllm.weights import PlannedWeights, WholeUpdate, planned_weights
+from flashrl_registry.runtime.gate import Gate
+from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.transform import load_vectors
+
+
+class FlashRLModelLoader(BaseModelLoader):
+    """Delegates to the loader that the program asked for and turns its stream into what the plan says.
+
+    Constructed in every worker; proves there that the worker computes the driver's ResolvedPlan.
+    """
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(load_config)
+        extra = load_config.model_loader_extra_config
+        payload = extra.get(PAYLOAD_KEY) if isinstance(extra, dict) else None
+        if payload is None:
+            raise PluginNotActiveError(
+                "load_format='flashrl' came without a plan",
+                hint="set FLASHRL_CONFIG and leave load_format to the plugin",
+            )
+        inner = replace(
+            load_config,
+            load_format=payload["inner_load_format"],
+            model_loader_extra_config=payload["inner_extra_config"],
+        )
+        self.inner = get_model_loader(inner)
+        self.gate = payload["gate"]
+        self.resolved, self.sidecar = open_payload(payload, compat.probe_environment())
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        """Fetch the checkpoint with the inner loader."""
+        self.inner.download_model(model_config)
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        """First load: put the plan between the inner loader and the model."""
+        planned = planned_weights(model)
+        if planned is None:
+            planned = PlannedWeights(model, self.resolved, load_vectors(self.sidecar, self.resolved))
+            planned.install()
+        self.inner.load_weights(model, model_config)
+        planned.finish_first_load()
+
+    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""
+        return WholeUpdate(self.inner.get_all_weights(model_config, model))
+
+    def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
+        """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
+        compat.keep_onednn_scales_alive()
+        compat.guard_workers(rpc.check_servable, rpc.METHODS)
+        model = super().load_model(vllm_config, model_config, **kwargs)
+        planned = planned_weights(model)
+        if planned is None:
+            raise PluginNotActiveError("the model was loaded without the plan")
+        planned.attach(vllm_config, Gate(Path(self.gate)))
+        counts = check_formats(model, self.resolved)
+        logger.info(
+            "plan %s runs in this worker: %s",
+            self.resolved.plan_digest,
+            ", ".join(f"{count} layers {name}" for name, count in sorted(counts.items())),
+        )
+        return model

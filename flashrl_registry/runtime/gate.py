@@ -1,0 +1,63 @@
+"""One small file by which workers tell the front end whether they serve.
+
+A front end (LLM, AsyncLLM, an HTTP server) and its workers are different processes, and a request that is refused
+inside a worker leaves the engine dead. So each worker writes one byte, and the front end looks at the bytes before
+it accepts a request: nothing is scheduled on weights that are not one whole update, and the engine stays alive to
+be healed. Workers on other machines do not reach this file; their own check before each forward still stands.
+"""
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+_SLOTS = 1024
+_REASON_BYTES = 3072
+SERVING = 0
+REFUSING = 1
+SERVE_HINT = "send a complete weight update; the engine serves again when its last tensor has arrived"
+
+
+def create_gate() -> Path:
+    """Make the file, all slots serving; in memory where the system has a memory filesystem.
+
+    The file is left to the system's temporary folder: engines outlive the frame that makes them, and it is 4 KiB.
+    """
+    shared = Path("/dev/shm")  # noqa: S108 - the memory filesystem; the name in it is random and private
+    folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    handle, name = tempfile.mkstemp(prefix="flashrl-gate-", dir=folder)
+    with os.fdopen(handle, "wb") as file:
+        file.write(bytes(_SLOTS + _REASON_BYTES))
+    return Path(name)
+
+
+class Gate:
+    """The file, mapped.
+
+    Args:
+        path: From :func:`create_gate`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _SLOTS + _REASON_BYTES)
+
+    def set(self, rank: int, *, refusing: bool, reason: str = "") -> None:
+        """Write one worker's state.
+
+        Args:
+            rank: Global rank of the worker; ranks share slots from 1024 on.
+            refusing: The worker's weights are not one whole update.
+            reason: For the front end's error; the last writer's stays.
+        """
+        if refusing:
+            text = reason.encode("utf-8", "replace")[: _REASON_BYTES - 1]
+            self._map[_SLOTS : _SLOTS + len(text) + 1] = text + b"\0"
+        self._map[rank % _SLOTS] = REFUSING if refusing else SERVING
+
+    def reason(self) -> str | None:
+        """None while every worker serves; otherwise why one of them does not."""
+        if not any(self._map[:_SLOTS]):
+            return None
+        return self._map[_SLOTS:].split(b"\0", 1)[0].decode("utf-8", "replace")

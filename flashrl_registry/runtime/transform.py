@@ -1,0 +1,104 @@
+"""A stream of bf16 tensors to a stream in the engine's checkpoint format, by a resolved plan.
+
+Shape legend: O output channels, I input columns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashrl_registry.documents import Keep, QuantizeInt8, Rescale, ResolvedPlan, ResolvedTensor
+from flashrl_registry.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The profile's vectors, float32, on one device.
+
+    Attributes:
+        by_key: ``inv_smoothing/<source>`` and ``weight_scale/<linear>`` to a 1-D tensor.
+    """
+
+    by_key: "dict[str, torch.Tensor]"
+
+    def inv_smoothing(self, source: str | None) -> "torch.Tensor | None":
+        """The factor of a source tensor, or None for no source."""
+        return None if source is None else self.by_key[f"inv_smoothing/{source}"]
+
+
+def load_vectors(sidecar: Path | None, resolved: ResolvedPlan) -> Vectors:
+    """Read the vectors that a resolved plan refers to; the file's digest has been checked before.
+
+    Raises:
+        MissingDependencyError: safetensors is not installed.
+        KeyError: The sidecar lacks a vector; its digest would have told.
+    """
+    if sidecar is None:
+        return Vectors({})
+    try:
+        from safetensors import safe_open
+    except ImportError as exc:
+        hint = "pip install 'flashrl-registry[torch]'"
+        raise MissingDependencyError("safetensors is not installed", hint=hint) from exc
+    needed: set[str] = set()
+    for tensor in resolved.tensors:
+        op = tensor.op
+        if isinstance(op, Rescale):
+            needed.add(f"inv_smoothing/{op.rows}")
+        elif isinstance(op, QuantizeInt8):
+            needed |= {f"inv_smoothing/{source}" for source in (op.rows, op.columns) if source is not None}
+            if op.scales == "frozen":
+                needed.add(f"weight_scale/{tensor.name}")
+    with safe_open(sidecar, framework="pt") as file:
+        return Vectors({key: file.get_tensor(key) for key in sorted(needed)})
+
+
+def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:
+    """Why a sent tensor cannot be this tensor of the plan, or None."""
+    if list(value.shape) != tensor.shape:
+        return f"shape {list(value.shape)}, the plan says {tensor.shape}"
+    if str(value.dtype) not in _FLOATS:
+        return f"dtype {value.dtype}; a trainer sends bfloat16, float16 or float32"
+    return None
+
+
+def transform(
+    tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors, *, clone: bool
+) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Turn one sent tensor into what the engine's layer loads.
+
+    Args:
+        tensor: Its entry in the resolved plan.
+        value: bfloat16, float16 or float32, shape as in the plan. Not modified.
+        vectors: The profile's vectors on the value's device.
+        clone: Copy tensors that pass through; the engine keeps references and senders reuse buffers.
+
+    Yields:
+        The tensor and, for int8, ``<name>_scale`` (float32, (O, 1)).
+    """
+    from flashrl_registry.ops import quantize_int8, rescale_rows, smoothed
+
+    op = tensor.op
+    if isinstance(op, QuantizeInt8):
+        weight_OI = smoothed(
+            value, inv_rows_O=vectors.inv_smoothing(op.rows), inv_columns_I=vectors.inv_smoothing(op.columns)
+        )
+        frozen = vectors.by_key[f"weight_scale/{tensor.name}"] if op.scales == "frozen" else None
+        codes_OI, scale_O1 = quantize_int8(weight_OI, frozen)
+        yield tensor.name, codes_OI
+        yield tensor.name + "_scale", scale_O1
+    elif isinstance(op, Rescale):
+        import torch
+
+        factor = vectors.inv_smoothing(op.rows)
+        assert factor is not None
+        yield tensor.name, rescale_rows(value, factor, getattr(torch, tensor.dtype))
+    else:
+        assert isinstance(op, Keep)
+        yield tensor.name, value.clone() if clone else value
