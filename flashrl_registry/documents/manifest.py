@@ -6,8 +6,11 @@ from pydantic import Field
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
 
-PlanName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
-SemVer = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+VERSION_PATTERN = r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$"
+
+PlanName = Annotated[str, Field(pattern=NAME_PATTERN)]
+SemVer = Annotated[str, Field(pattern=VERSION_PATTERN)]
 
 
 class ManifestFile(Frozen):

@@ -82,11 +82,11 @@ def _boxes(tuples: list[tuple[int, ...]]) -> Iterator[tuple[str, ...]]:
     rest_of: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for first, *rest in tuples:
         rest_of[first].append(tuple(rest))
-    same_rest: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
-    for first, rests in rest_of.items():
-        same_rest[tuple(rests)].append(first)
-    for rests, firsts in same_rest.items():
-        for box in _boxes(list(rests)):
+    firsts_of: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    for index, rests in rest_of.items():
+        firsts_of[tuple(rests)].append(index)
+    for shared, firsts in firsts_of.items():
+        for box in _boxes(list(shared)):
             yield (_brace(sorted(firsts)), *box)
 
 
@@ -105,6 +105,4 @@ def _brace(indices: list[int]) -> str:
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which layer 9 comes before layer 10."""
-    return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part
-    )
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part)

@@ -1,7 +1,8 @@
 """Where documents live: references, bundles, stores."""
 
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle, write_bundle
-from flashrl_registry.registry.local import LocalStore, Published
+from flashrl_registry.registry.local import LocalStore, Published, default_registry_root
+from flashrl_registry.registry.open import open_bundle
 from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef, PresetRef, parse_ref
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "PlanRef",
     "PresetRef",
     "Published",
+    "default_registry_root",
+    "open_bundle",
     "parse_ref",
     "read_bundle",
     "write_bundle",

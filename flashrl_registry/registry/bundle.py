@@ -92,14 +92,19 @@ def check_sidecar(path: Path, expected: Sidecar) -> None:
             f"the profile's vectors are missing: {path}",
             hint="copy the .safetensors file that lies beside the profile, or pull the plan again",
         )
-    with path.open("rb") as file:
-        actual = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    actual = hash_file(path)
     if actual != expected.digest:
         raise IntegrityError(
             f"{path} does not match its digest: expected {expected.digest}, actual {actual}",
             hint="the file was changed or cut short; profile again, or pull the plan again",
             context={"expected": expected.digest, "actual": actual},
         )
+
+
+def hash_file(path: Path) -> str:
+    """``sha256:<hex>`` of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bundle(

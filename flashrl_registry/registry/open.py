@@ -1,0 +1,38 @@
+"""From a reference to a checked bundle, wherever it lies."""
+
+from flashrl_registry.errors import IntegrityError, InvalidRefError
+from flashrl_registry.registry.bundle import PlanBundle, read_bundle
+from flashrl_registry.registry.local import LocalStore
+from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef
+
+
+def open_bundle(ref: PlanRef, store: LocalStore) -> PlanBundle:
+    """Read the plan that a reference names, and check all of its bytes.
+
+    Args:
+        ref: Parsed reference: a path or a registry name.
+        store: The local registry.
+
+    Returns:
+        The checked bundle.
+
+    Raises:
+        InvalidRefError: A scheme name, which has no bundle until it is compiled for a model.
+        NotFoundError: Nothing is there.
+        IntegrityError: Bytes differ from their digest, or the plan from the one that the reference pins.
+    """
+    if isinstance(ref, NamedRef):
+        return store.get(ref)
+    if not isinstance(ref, PathRef):
+        raise InvalidRefError(
+            f"'{ref}' is a scheme name, not a compiled plan",
+            hint=f"compile it for a model: flashrl-registry compile -m MODEL --scheme {ref} -o DIR",
+            context={"ref": str(ref)},
+        )
+    bundle = read_bundle(ref.path)
+    if ref.digest is not None and ref.digest != bundle.plan.digest:
+        raise IntegrityError(
+            f"{ref} is not the plan that the reference pins: expected {ref.digest}, actual {bundle.plan.digest}",
+            context={"ref": str(ref), "expected": ref.digest, "actual": bundle.plan.digest},
+        )
+    return bundle

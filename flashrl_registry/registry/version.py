@@ -1,0 +1,118 @@
+"""One published version: a folder with a manifest that lists and hashes everything else in it."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flashrl_registry.documents import Manifest, ManifestFile, read_document, write_document
+from flashrl_registry.errors import IntegrityError, ParseError, SchemaError
+from flashrl_registry.registry.bundle import PlanBundle, hash_file, read_bundle, write_bundle
+
+MANIFEST_JSON = "manifest.json"
+
+
+def write_version(folder: Path, bundle: PlanBundle, name: str, version: str) -> Manifest:
+    """Write a version's files, check them by reading them back, and make them read-only and durable.
+
+    The files are made from the bundle's checked values, so nothing is published that a digest does not cover.
+
+    Args:
+        folder: Empty.
+        bundle: As :func:`read_bundle` returned it.
+        name: ``namespace/name``.
+        version: Semantic version.
+
+    Returns:
+        The manifest, sealed.
+
+    Raises:
+        IntegrityError: The sidecar changed since the bundle was read.
+    """
+    files = write_bundle(folder, bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
+    staged = read_bundle(folder)  # hashes the sidecar as it was copied
+    assert staged.plan.digest is not None
+    manifest = Manifest(
+        name=name,
+        version=version,
+        published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan_digest=staged.plan.digest,
+        base_model=staged.plan.base_model.name,
+        schemes=sorted({rule.scheme for rule in staged.plan.rules}),
+        files=[
+            ManifestFile(path=file.name, digest=hash_file(file), num_bytes=file.stat().st_size)
+            for file in sorted(files)
+        ],
+    )
+    manifest = manifest.model_copy(update={"digest": manifest.compute_digest()})
+    write_document(manifest, folder / MANIFEST_JSON)
+    for file in (*files, folder / MANIFEST_JSON):
+        file.chmod(0o444)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    sync_folder(folder)
+    return manifest
+
+
+def read_manifest(folder: Path, name: str, version: str) -> Manifest:
+    """Read and check a version's manifest, not yet the files that it lists.
+
+    Raises:
+        IntegrityError: It is missing, was changed, or belongs to another version.
+        SchemaVersionError: A newer release wrote it.
+    """
+    hint = _repair(folder)
+    try:
+        manifest = read_document(folder / MANIFEST_JSON, Manifest)
+    except (ParseError, SchemaError, IntegrityError) as exc:
+        message = f"{name}@{version}: the manifest was changed or is missing: {exc.message}"
+        raise IntegrityError(message, hint=hint, context={"ref": f"{name}@{version}", **exc.context}) from exc
+    if manifest.digest is None or (manifest.name, manifest.version) != (name, version):
+        found = f"{manifest.name}@{manifest.version}" if manifest.digest else "no digest"
+        raise IntegrityError(
+            f"{folder / MANIFEST_JSON} is not the manifest of {name}@{version}: it holds {found}",
+            hint=hint,
+            context={"ref": f"{name}@{version}", "expected": f"{name}@{version}", "actual": found},
+        )
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Hash every file of a version against its manifest.
+
+    Raises:
+        IntegrityError: Files differ, are missing, or are not listed; all of them in one error.
+    """
+    listed = {entry.path: entry.digest for entry in manifest.files}
+    found = {path: hash_file(folder / path) if (folder / path).is_file() else "missing" for path in listed}
+    for path in sorted(file.name for file in folder.iterdir()):
+        if path not in listed and path != MANIFEST_JSON and not path.startswith("."):
+            found[path] = "not in the manifest"
+    wrong = {path: actual for path, actual in found.items() if listed.get(path) != actual}
+    if wrong:
+        faults = [
+            f"{path}: expected {listed.get(path, 'no such file')}, actual {actual}" for path, actual in wrong.items()
+        ]
+        raise IntegrityError(
+            f"{manifest.name}@{manifest.version} in {folder} was changed after it was published: " + "; ".join(faults),
+            hint=_repair(folder),
+            context={
+                "ref": f"{manifest.name}@{manifest.version}",
+                "expected": {path: listed.get(path) for path in wrong},
+                "actual": wrong,
+            },
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new file durable; a folder cannot be opened on Windows, which orders them itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _repair(folder: Path) -> str:
+    return f"the version is damaged; remove {folder} and publish it again from its source"
