@@ -16,6 +16,7 @@ from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.settings import Settings
 
 PAYLOAD_KEY = "flashrl"
+PLUGIN_NAME = "flashrl_registry"
 
 # These never call model.load_weights, so a plan could not see the weights.
 _BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "tensorizer"}
@@ -39,6 +40,7 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
         return None
     if PAYLOAD_KEY in (args.model_loader_extra_config or {}):
         return None
+    _check_plugins(environ)
     _check_arguments(args)
     ref = parse_ref(settings.config)
     store = LocalStore(default_registry_root(environ))
@@ -68,6 +70,16 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
     if settings.test_reload:
         logger.warning("FLASHRL_TEST_RELOAD is not honoured by this release; reload with collective_rpc")
     return resolution
+
+
+def _check_plugins(environ: Mapping[str, str]) -> None:
+    """The driver has the plugin; its workers read VLLM_PLUGINS again."""
+    allowed = environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN_NAME not in [part.strip() for part in allowed.split(",")]:
+        raise PluginNotActiveError(
+            f"VLLM_PLUGINS={allowed} keeps the plan out of the engine's workers",
+            hint=f"add {PLUGIN_NAME} to VLLM_PLUGINS, or unset FLASHRL_CONFIG",
+        )
 
 
 def _check_arguments(args: Any) -> None:

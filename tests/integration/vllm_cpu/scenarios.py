@@ -1,0 +1,281 @@
+"""Programs that use vLLM, each run in a process of its own by the tests.
+
+    python scenarios.py NAME ARGS.json OUT.json
+
+The environment decides whether a plan runs; no scenario patches anything. What a scenario returns is what a user
+of the engine would see: tokens, errors, and what ``flashrl_registry.runtime.status`` reports.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import vllm
+from safetensors.torch import load_file
+
+from flashrl_registry.runtime import status
+
+TOKENS = [[5, 6, 7], [9, 8], [100, 101, 102, 103], [40, 41], [200, 3, 77]]
+Result = dict[str, Any]
+
+
+def engine(model: str, **kwargs: Any) -> vllm.LLM:
+    has_tokenizer = (Path(model) / "tokenizer.json").exists()
+    return vllm.LLM(
+        model=model, skip_tokenizer_init=not has_tokenizer, max_model_len=128, enforce_eager=True,
+        enable_prefix_caching=False, **kwargs,
+    )  # fmt: skip
+
+
+def greedy(llm: vllm.LLM) -> list[list[int]]:
+    params = vllm.SamplingParams(temperature=0.0, max_tokens=16, detokenize=False)
+    prompts = [{"prompt_token_ids": ids} for ids in TOKENS]
+    return [list(out.outputs[0].token_ids) for out in llm.generate(prompts, params, use_tqdm=False)]
+
+
+def observe(llm: vllm.LLM) -> Result:
+    report = status(llm, resident=True)[0]
+    return {"tokens": greedy(llm), "resident": report.pop("resident"), "status": report}
+
+
+def checkpoint(folder: str) -> dict[str, torch.Tensor]:
+    merged: dict[str, torch.Tensor] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        merged.update(load_file(file))
+    return merged
+
+
+def live_model(llm: vllm.LLM) -> Any:
+    return llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+
+
+def send_one_by_one(llm: vllm.LLM, folder: str) -> None:
+    """As TRL and OpenRLHF do, through one transport buffer that the sender overwrites."""
+    model = live_model(llm)
+    tensors = checkpoint(folder)
+    buffer = torch.empty(max(t.numel() for t in tensors.values()), dtype=torch.bfloat16)
+    for name, tensor in tensors.items():
+        view = buffer[: tensor.numel()].view(tensor.shape)
+        view.copy_(tensor)
+        model.load_weights([(name, view)])
+        buffer.fill_(float("nan"))
+
+
+def send_in_buckets(llm: vllm.LLM, folder: str) -> None:
+    """As veRL does: buckets that split fused layers, in an order of their own."""
+    items = sorted(checkpoint(folder).items(), key=lambda item: hash_order(item[0]))
+    for start in range(0, len(items), 5):
+        live_model(llm).load_weights(items[start : start + 5])
+
+
+def hash_order(name: str) -> int:
+    return sum(ord(char) * (index + 1) for index, char in enumerate(name)) % 997
+
+
+def send_folder(llm: vllm.LLM, folder: str) -> None:
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+
+def send_iterator(llm: vllm.LLM, folder: str) -> None:
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(checkpoint(folder).items())})
+
+
+ROUTES: dict[str, Callable[[vllm.LLM, str], None]] = {
+    "folder": send_folder,
+    "iterator": send_iterator,
+    "one_by_one": send_one_by_one,
+    "buckets": send_in_buckets,
+}
+
+
+def fresh(args: Result) -> Result:
+    return observe(engine(args["model"]))
+
+
+def updates(args: Result) -> Result:
+    """Start on one checkpoint; by each route go to the other and back."""
+    return go_and_come_back(args["model"], args["updated"], args["routes"])
+
+
+def go_and_come_back(model: str, updated: str, routes: list[str]) -> Result:
+    llm = engine(model)
+    result = {"start": observe(llm)}
+    for route in routes:
+        ROUTES[route](llm, updated)
+        result[route] = observe(llm)
+        ROUTES[route](llm, model)
+        result[f"{route}_back"] = observe(llm)
+    return result
+
+
+def every_route(args: Result) -> Result:
+    """The same for several pairs, each beside a fresh engine on the second checkpoint."""
+    return {
+        name: {**go_and_come_back(model, updated, list(ROUTES)), "fresh": observe(engine(updated))}
+        for name, (model, updated) in args["pairs"].items()
+    }
+
+
+def _missing(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from list(tensors.items())[:-1]
+
+
+def _duplicate(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    items = list(tensors.items())
+    yield from [*items[:4], items[2], *items[4:]]
+
+
+def _with(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Iterator[Any]]:
+    def stream(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        for key, value in tensors.items():
+            yield key, change(value.clone()) if key == name else value
+
+    return stream
+
+
+def _poke(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[3] = value
+        return tensor
+
+    return change
+
+
+def _unknown(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from tensors.items()
+    yield "model.layers.0.self_attn.extra.weight", torch.zeros(2, 2)
+
+
+def _raises(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from list(tensors.items())[:9]
+    raise ConnectionError("the sender went away")
+
+
+FAULTS: dict[str, Callable[..., Iterator[Any]]] = {
+    "missing": _missing,
+    "duplicate": _duplicate,
+    "nan_in_linear": _with("model.layers.1.mlp.up_proj.weight", _poke(float("nan"))),
+    "inf_in_norm": _with("model.layers.1.input_layernorm.weight", _poke(float("inf"))),
+    "wrong_shape": _with("model.layers.0.self_attn.k_proj.weight", lambda t: t[:-1]),
+    "wrong_dtype": _with("model.layers.0.mlp.down_proj.weight", lambda t: t.to(torch.int8)),
+    "unknown_name": _unknown,
+    "sender_raises": _raises,
+}
+
+
+def faults(args: Result) -> Result:
+    """Each fault on its own; then generate (must refuse), then a whole update (must heal)."""
+    llm = engine(args["model"])
+    result: Result = {"start": observe(llm)}
+    good = checkpoint(args["updated"])
+    for name, stream in FAULTS.items():
+        outcome: Result = {"update_error": None, "generate_error": None}
+        try:
+            live_model(llm).load_weights(stream(good))
+        except Exception as exc:  # noqa: BLE001 - whatever a user would see
+            outcome["update_error"] = f"{type(exc).__name__}: {exc}"
+        try:
+            greedy(llm)
+        except Exception as exc:  # noqa: BLE001
+            outcome["generate_error"] = f"{type(exc).__name__}: {exc}"
+        outcome["state"] = status(llm)[0]["state"]
+        if name == "missing":  # the last tensor is late, and completes the update
+            live_model(llm).load_weights(list(good.items())[-1:])
+        else:
+            send_one_by_one(llm, args["updated"])
+        outcome["healed"] = observe(llm)
+        result[name] = outcome
+    result["fresh"] = observe(engine(args["updated"]))
+    return result
+
+
+def subprocess_core(args: Result) -> Result:
+    """vLLM's normal engine-core subprocess: update, a bad update, refusal without dying, healing."""
+    llm = engine(args["model"])
+    result: Result = {"start": observe(llm)}
+    send_folder(llm, args["updated"])
+    result["updated"] = observe(llm)
+    for kind in ("bad_update", "bad_generate"):
+        try:
+            send_folder(llm, args["bad"]) if kind == "bad_update" else greedy(llm)
+            result[kind] = None
+        except Exception as exc:  # noqa: BLE001
+            result[kind] = f"{type(exc).__name__}: {exc}"
+    send_folder(llm, args["updated"])
+    result["healed"] = observe(llm)
+    return result
+
+
+def settings(args: Result) -> Result:
+    """What FLASHRL_CONFIG changed in the engine's configuration, and the logprob of a certain token."""
+    llm = engine(args["model"])
+    config = llm.llm_engine.vllm_config
+    certain = vllm.SamplingParams(temperature=1.0, top_k=1, max_tokens=4, logprobs=0, detokenize=False)
+    out = llm.generate([{"prompt_token_ids": TOKENS[0]}], certain, use_tqdm=False)[0].outputs[0]
+    logprobs = [step[token].logprob for step, token in zip(out.logprobs, out.token_ids, strict=True)]
+    try:
+        report = status(llm)[0]
+    except Exception as exc:  # noqa: BLE001
+        report = f"{type(exc).__name__}: {exc}"
+    return {
+        "quantization": config.model_config.quantization,
+        "load_format": config.load_config.load_format,
+        "logprobs_mode": config.model_config.logprobs_mode,
+        "head_dtype": str(getattr(config.model_config, "head_dtype", None)),
+        "top_k_1_logprobs": logprobs,
+        "tokens": greedy(llm),
+        "status": report,
+        "imported": sorted(name for name in sys.modules if name.startswith("flashrl_registry")),
+    }
+
+
+def plugins_narrowed(args: Result) -> Result:
+    """The driver has loaded the plugin; its workers would not."""
+    import os
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    EngineArgs(model=args["model"])
+    os.environ["VLLM_PLUGINS"] = "lora_filesystem_resolver"
+    return observe(engine(args["model"]))
+
+
+def own_quantization(args: Result) -> Result:
+    return observe(engine(args["model"], quantization="fp8"))
+
+
+def sharded_state(args: Result) -> Result:
+    return observe(engine(args["model"], load_format="sharded_state"))
+
+
+def worker_differs(args: Result) -> Result:
+    """The plan's text changes between driver and worker, as with another release on another node."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    made = EngineArgs.create_engine_config
+
+    def create(self: Any, *rest: Any, **kwargs: Any) -> Any:
+        config = made(self, *rest, **kwargs)
+        payload = config.load_config.model_loader_extra_config["flashrl"]
+        payload["resolved_digest"] = "sha256:" + "0" * 64
+        return config
+
+    EngineArgs(model=args["model"])
+    made = EngineArgs.create_engine_config
+    EngineArgs.create_engine_config = create
+    return observe(engine(args["model"]))
+
+
+SCENARIOS = {
+    f.__name__: f
+    for f in (
+        fresh, updates, every_route, faults, subprocess_core, settings,
+        plugins_narrowed, own_quantization, sharded_state, worker_differs,
+    )
+}  # fmt: skip
+
+if __name__ == "__main__":
+    Path(sys.argv[3]).write_text(json.dumps(SCENARIOS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))))

@@ -1,0 +1,106 @@
+"""After any update the engine is what a fresh engine on the same weights would be, bit for bit."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+pytestmark = pytest.mark.vllm
+
+
+def same(engine: dict[str, Any], reference: dict[str, Any]) -> bool:
+    return bool(engine["resident"] == reference["resident"] and engine["tokens"] == reference["tokens"])
+
+
+@pytest.fixture(scope="module")
+def nudged(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model after a change of a few percent in every tensor."""
+    folder = tmp_path_factory.mktemp("nudged") / "SmolLM2-135M-Instruct"
+    shutil.copytree(pair[0], folder)
+    generator = torch.Generator().manual_seed(7)
+    for file in folder.glob("*.safetensors"):
+        tensors = {
+            name: (value.float() * (1 + 0.03 * torch.randn(value.shape, generator=generator))).to(value.dtype)
+            for name, value in load_file(file).items()
+        }
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_real_model_with_profile_updates_equal_a_fresh_engine(run_scenario, pair, real_plan, nudged) -> None:
+    updated = run_scenario("updates", str(real_plan), model=pair[0], updated=nudged, routes=["folder", "one_by_one"])
+    fresh = run_scenario("fresh", str(real_plan), model=nudged)
+    assert updated.returncode == 0, updated.log[-3000:]
+    assert fresh.returncode == 0, fresh.log[-3000:]
+    start = updated.result["start"]
+    assert start["status"]["layers"] == {"int8": 120}, "every planned linear is int8"
+    assert start["status"]["tensors"]["int8"] == 210
+    assert sum(name.endswith(".codes") for name in start["resident"]) == 120
+    for route in ("folder", "one_by_one"):
+        assert same(updated.result[route], fresh.result), f"{route} differs from a fresh engine"
+        assert same(updated.result[f"{route}_back"], start), f"{route} does not restore the first weights"
+    assert start["tokens"] != fresh.result["tokens"], "the update must be visible, or the test shows nothing"
+    assert start["resident"] != fresh.result["resident"]
+
+
+@pytest.mark.parametrize(("config", "layers"), [("int8", {"int8": 8}), ("bf16", {"unquantized": 8})])
+def test_every_route_equals_a_fresh_engine(run_scenario, tiny, config, layers) -> None:
+    pairs = {name: [str(tiny(1, tied=tied)), str(tiny(2, tied=tied))] for name, tied in (("tied", True), ("untied", False))}
+    ran = run_scenario("every_route", config, pairs=pairs)
+    assert ran.returncode == 0, ran.log[-3000:]
+    for name, result in ran.result.items():
+        start, fresh = result["start"], result["fresh"]
+        assert start["status"]["layers"] == layers
+        assert start["tokens"] != fresh["tokens"], "the update must be visible, or the test shows nothing"
+        for route in ("folder", "iterator", "one_by_one", "buckets"):
+            assert same(result[route], fresh), f"{name}, {route}: differs from a fresh engine"
+            assert same(result[f"{route}_back"], start), f"{name}, {route}: does not restore the first weights"
+
+
+def test_a_faulty_update_is_refused_and_the_next_whole_one_heals(run_scenario, tiny) -> None:
+    first, second = tiny(1), tiny(2)
+    ran = run_scenario("faults", "int8", model=first, updated=second)
+    assert ran.returncode == 0, ran.log[-3000:]
+    expected = {
+        "missing": ("updating", None),
+        "duplicate": ("quarantined", "sent twice"),
+        "nan_in_linear": ("quarantined", "NaN or infinity"),
+        "inf_in_norm": ("quarantined", "NaN or infinity"),
+        "wrong_shape": ("quarantined", "the plan says"),
+        "wrong_dtype": ("quarantined", "int8"),
+        "unknown_name": ("quarantined", "does not decide"),
+        "sender_raises": ("quarantined", "went away"),
+    }
+    for name, (state, text) in expected.items():
+        outcome = ran.result[name]
+        assert outcome["state"] == state, name
+        assert "NotServableError" in (outcome["generate_error"] or ""), f"{name}: it generated"
+        if text is None:
+            assert outcome["update_error"] is None
+            assert "half done" in outcome["generate_error"]
+        else:
+            assert text in outcome["update_error"], name
+        assert same(outcome["healed"], ran.result["fresh"]), f"{name}: not healed bit for bit"
+
+
+def test_engine_core_subprocess_updates_refuses_and_heals(
+    run_scenario, tiny, tmp_path: Path
+) -> None:
+    first, second = tiny(1), tiny(2)
+    bad = tmp_path / "bad"
+    shutil.copytree(second, bad)
+    tensors = load_file(bad / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    ran = run_scenario("subprocess_core", "int8", in_process=False, model=first, updated=second, bad=bad)
+    fresh = run_scenario("fresh", "int8", in_process=False, model=second)
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert ran.result["start"]["status"]["layers"] == {"int8": 8}
+    assert same(ran.result["updated"], fresh.result)
+    assert "model.layers.1.mlp.down_proj.weight" in ran.result["bad_update"]
+    assert "NotServableError" in ran.result["bad_generate"]
+    assert same(ran.result["healed"], fresh.result)
