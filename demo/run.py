@@ -40,7 +40,9 @@ def run(work: Path, *command: object, config: str | None = None, expect: int = 0
         shown = f"FLASHRL_CONFIG={config} {shown}"
     print(f"$ {shown}", flush=True)
     began = time.perf_counter()
-    result = subprocess.run([str(part) for part in command], env=environ, stdout=subprocess.PIPE, text=True, check=False)
+    result = subprocess.run(
+        [str(part) for part in command], env=environ, stdout=subprocess.PIPE, text=True, check=False
+    )
     print(result.stdout, end="")
     print(f"  ({time.perf_counter() - began:.1f} s)", flush=True)
     if result.returncode != expect:
@@ -103,7 +105,9 @@ def main() -> None:
             rows.append((label, key, compare(work, policy, work / f"rollouts-{label}.json", key)))
 
     summary(reports, rows)
-    peak = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    peak = max(
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
     print(f"\nwhole demo: {(time.perf_counter() - began) / 60:.1f} min, peak RSS of a process {peak / 2**20:.2f} GiB")
     broken = [label for label, report in reports.items() if not proven(report)]
     if broken:
@@ -121,7 +125,7 @@ def proven(report: dict) -> bool:
 
 
 def summary(reports: dict[str, dict], rows: list[tuple[str, str, dict[str, float]]]) -> None:
-    for label, report in reports.items():
+    for report in reports.values():
         status = report["status"]
         say(f"what ran: FLASHRL_CONFIG={status['source']}")
         print(f"  plan digest, from the worker  {status['plan_digest']}")
@@ -136,7 +140,8 @@ def summary(reports: dict[str, dict], rows: list[tuple[str, str, dict[str, float
         for before, after in list(zip(report["greedy_start"], report["greedy_load_weights"], strict=True))[:3]:
             print(f"    {before!r}\n      -> {after!r}")
     say("rollout against trainer (transformers, bf16), same tokens, temperature 1, natural logarithms")
-    print(f"  {'engine':6} {'policy':15} {'tokens':>6} {'mean |dlogp|':>12} {'max |dlogp|':>11} {'k1':>9} {'k3':>9} {'ESS':>6}")
+    heads = ("tokens", "mean |dlogp|", "max |dlogp|", "k1", "k3", "ESS")
+    print("  {:6} {:15} {:>6} {:>12} {:>11} {:>9} {:>9} {:>6}".format("engine", "policy", *heads))
     for label, key, row in rows:
         policy = "start" if key == "sampled_start" else "after update"
         print(

@@ -80,7 +80,6 @@ def _engine_name(module: str, model: nn.Module) -> str:
     return module
 
 
-@torch.no_grad()
 def resident_digests(model: nn.Module) -> dict[str, str]:
     """SHA-256 of every resident tensor, kernels' private copies included.
 
@@ -119,7 +118,8 @@ def read_back(layer: LinearBase) -> torch.Tensor:
         rows = min(_PROBE_ROWS, size_I - start)
         one_hot = torch.zeros(rows, size_I, dtype=dtype, device=device)
         one_hot[torch.arange(rows), torch.arange(start, start + rows)] = 1
-        columns.append(layer.quant_method.apply(layer, one_hot, None).float().t())
+        with torch.no_grad():
+            columns.append(layer.quant_method.apply(layer, one_hot, None).float().t())
     return torch.cat(columns, dim=1).contiguous()
 
 

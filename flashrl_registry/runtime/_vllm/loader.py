@@ -1,11 +1,9 @@
 """``load_format="flashrl"``: any other loader, with the plan between it and the model."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
@@ -23,7 +21,7 @@ from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.transform import load_vectors
 
 
-class FlashRLModelLoader(BaseModelLoader):
+class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     """Delegates to the loader that the program asked for and turns its stream into what the plan says.
 
     Constructed in every worker; proves there that the worker computes the driver's ResolvedPlan.
@@ -60,7 +58,7 @@ class FlashRLModelLoader(BaseModelLoader):
         self.inner.load_weights(model, model_config)
         planned.finish_first_load()
 
-    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> WholeUpdate:
         """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""
         return WholeUpdate(self.inner.get_all_weights(model_config, model))
 

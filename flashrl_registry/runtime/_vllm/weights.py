@@ -97,7 +97,7 @@ class PlannedWeights:
         self.state = State()
         self.update: Update | None = None
         self._vectors = {"cpu": vectors}
-        self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights  # type: ignore[assignment]
+        self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
         self._gate: Gate | None = None
         self._rank = 0
@@ -118,7 +118,7 @@ class PlannedWeights:
     # -- the calls that arrive -----------------------------------------------------------------------------------
 
     def load_weights(self, weights: NamedTensors) -> set[str] | None:
-        """vLLM's ``model.load_weights``, with the plan applied to what it is given.
+        """Stands in for ``model.load_weights``, with the plan applied to what it is given.
 
         Args:
             weights: (checkpoint name, tensor) pairs: all of an update, a bucket, or one tensor.
@@ -139,7 +139,7 @@ class PlannedWeights:
                 update = self.update
                 assert update is not None
                 if update.missing and isinstance(weights, WholeUpdate):
-                    raise self._incomplete("the update ended before it was complete")
+                    raise self._incomplete("the update ended before it was complete")  # noqa: TRY301 - one abort path
             except BaseException as exc:
                 self._abort(exc)
                 raise

@@ -29,7 +29,9 @@ class Ran:
 def run_scenario(tmp_path: Path) -> Callable[..., Ran]:
     """Run a scenario in a process of its own."""
 
-    def run(name: str, config: str | None, *, in_process: bool = True, env: dict[str, str] | None = None, **args: Any) -> Ran:
+    def run(
+        name: str, config: str | None, *, in_process: bool = True, env: dict[str, str] | None = None, **args: Any
+    ) -> Ran:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHRL_", "VLLM_"))}
         environ |= {
             "OMP_NUM_THREADS": "1",

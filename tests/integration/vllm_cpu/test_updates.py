@@ -1,7 +1,6 @@
 """After any update the engine is what a fresh engine on the same weights would be, bit for bit."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,9 @@ def test_real_model_with_profile_updates_equal_a_fresh_engine(run_scenario, pair
 
 @pytest.mark.parametrize(("config", "layers"), [("int8", {"int8": 8}), ("bf16", {"unquantized": 8})])
 def test_every_route_equals_a_fresh_engine(run_scenario, tiny, config, layers) -> None:
-    pairs = {name: [str(tiny(1, tied=tied)), str(tiny(2, tied=tied))] for name, tied in (("tied", True), ("untied", False))}
+    pairs = {
+        name: [str(tiny(1, tied=tied)), str(tiny(2, tied=tied))] for name, tied in (("tied", True), ("untied", False))
+    }
     ran = run_scenario("every_route", config, pairs=pairs)
     assert ran.returncode == 0, ran.log[-3000:]
     for name, result in ran.result.items():
@@ -87,9 +88,7 @@ def test_a_faulty_update_is_refused_and_the_next_whole_one_heals(run_scenario, t
         assert same(outcome["healed"], ran.result["fresh"]), f"{name}: not healed bit for bit"
 
 
-def test_engine_core_subprocess_updates_refuses_and_heals(
-    run_scenario, tiny, tmp_path: Path
-) -> None:
+def test_engine_core_subprocess_updates_refuses_and_heals(run_scenario, tiny, tmp_path: Path) -> None:
     first, second = tiny(1), tiny(2)
     bad = tmp_path / "bad"
     shutil.copytree(second, bad)
