@@ -1,0 +1,29 @@
+"""The file by which workers tell the front end whether they serve."""
+
+from flashrl_registry.runtime.gate import Gate, create_gate
+
+
+def test_any_refusing_worker_closes_the_gate_and_its_reason_is_read() -> None:
+    path = create_gate()
+    try:
+        front, first, second = Gate(path), Gate(path), Gate(path)
+        assert front.reason() is None
+        second.set(1, refusing=True, reason="tensor x is missing")
+        assert front.reason() == "tensor x is missing"
+        first.set(0, refusing=False)
+        assert front.reason() == "tensor x is missing"
+        second.set(1, refusing=False)
+        assert front.reason() is None
+    finally:
+        path.unlink()
+
+
+def test_a_long_reason_is_cut_not_written_past_the_file() -> None:
+    path = create_gate()
+    try:
+        gate = Gate(path)
+        gate.set(5000, refusing=True, reason="x" * 100_000)
+        assert set(gate.reason() or "") == {"x"}
+        assert path.stat().st_size == 4096
+    finally:
+        path.unlink()

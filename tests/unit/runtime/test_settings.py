@@ -1,0 +1,40 @@
+"""The environment variables as a value."""
+
+from pathlib import Path
+
+import pytest
+
+from flashrl_registry.errors import RuntimeLoadError
+from flashrl_registry.runtime import settings_from_env
+
+
+def test_nothing_set_switches_everything_off() -> None:
+    settings = settings_from_env({})
+    assert settings.config is None
+    assert not settings.lm_head_fp32
+    assert settings_from_env({"FLASHRL_CONFIG": "  "}).config is None
+
+
+def test_all_variables() -> None:
+    settings = settings_from_env(
+        {
+            "FLASHRL_CONFIG": "bf16",
+            "FLASHRL_LMHEAD_FP32": "1",
+            "FLASHRL_LOGGING_LEVEL": "debug",
+            "FLASHRL_LOGGING_FILE": "/tmp/x.log",
+            "FLASHRL_TEST_RELOAD": "a, b,",
+        }
+    )
+    assert settings.config == "bf16"
+    assert settings.lm_head_fp32
+    assert settings.logging_level == "DEBUG"
+    assert settings.logging_file == Path("/tmp/x.log")
+    assert settings.test_reload == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "environ", [{"FLASHRL_LMHEAD_FP32": "maybe"}, {"FLASHRL_LOGGING_LEVEL": "loud"}], ids=["flag", "level"]
+)
+def test_a_value_that_means_nothing_is_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(RuntimeLoadError, match="means nothing"):
+        settings_from_env(environ)

@@ -1,0 +1,61 @@
+"""One sent tensor to what the engine's layer loads."""
+
+import pytest
+import torch
+
+from flashrl_registry.documents import Keep, QuantizeInt8, Rescale, ResolvedTensor
+from flashrl_registry.runtime.transform import Vectors, fault, transform
+
+WEIGHT = ResolvedTensor(name="a.q_proj.weight", shape=[4, 8], dtype="bfloat16", op=Keep())
+
+
+def with_op(op: Keep | Rescale | QuantizeInt8, shape: list[int] | None = None) -> ResolvedTensor:
+    return WEIGHT.model_copy(update={"op": op, "shape": shape or WEIGHT.shape})
+
+
+def test_kept_tensors_are_copied_because_senders_reuse_buffers() -> None:
+    value = torch.ones(4, 8, dtype=torch.bfloat16)
+    [(name, out)] = transform(with_op(Keep()), value, Vectors({}), clone=True)
+    value.zero_()
+    assert name == "a.q_proj.weight"
+    assert out.sum() == 32
+
+
+def test_int8_yields_codes_and_a_scale_that_dequantize() -> None:
+    value = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    factor = torch.linspace(0.5, 2, 8)
+    vectors = Vectors({"inv_smoothing/norm": factor})
+    outputs = dict(transform(with_op(QuantizeInt8(columns="norm")), value, vectors, clone=True))
+    codes, scale = outputs["a.q_proj.weight"], outputs["a.q_proj.weight_scale"]
+    assert codes.dtype == torch.int8
+    assert scale.shape == (4, 1)
+    assert torch.allclose(codes.float() * scale * factor, value.float(), atol=float(scale.max()) * 1.1)
+
+
+def test_frozen_scales_are_the_profiles() -> None:
+    vectors = Vectors({"weight_scale/a.q_proj.weight": torch.full((4,), 0.25)})
+    value = torch.full((4, 8), 1.0, dtype=torch.bfloat16)
+    outputs = dict(transform(with_op(QuantizeInt8(scales="frozen")), value, vectors, clone=True))
+    assert (outputs["a.q_proj.weight"] == 4).all()
+    assert (outputs["a.q_proj.weight_scale"] == 0.25).all()
+
+
+def test_rescale_keeps_the_references_dtype() -> None:
+    tensor = with_op(Rescale(rows="norm"), [8])
+    factor = torch.full((8,), 0.5)
+    [(_, out)] = transform(tensor, torch.ones(8), Vectors({"inv_smoothing/norm": factor}), clone=True)
+    assert out.dtype == torch.bfloat16
+    assert (out == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.zeros(4, 7, dtype=torch.bfloat16), "the plan says"),
+        (torch.zeros(4, 8, dtype=torch.int8), "a trainer sends"),
+        (torch.zeros(4, 8, dtype=torch.float64), "a trainer sends"),
+    ],
+)
+def test_what_cannot_be_the_tensor_is_named(value: torch.Tensor, text: str) -> None:
+    assert text in (fault(WEIGHT, value) or "")
+    assert fault(WEIGHT, torch.zeros(4, 8, dtype=torch.float16)) is None
