@@ -1,7 +1,25 @@
 """Compiler: rules and names to a plan, a plan and an environment to per-tensor operations. Pure functions."""
 
 from flashrl_registry.compiler.compile import Compiled, compile_plan
+from flashrl_registry.compiler.diff import PlanDiff, SettingChange, TensorChange, diff_plans
+from flashrl_registry.compiler.explain import Explanation, explain
 from flashrl_registry.compiler.lower import lower
+from flashrl_registry.compiler.memory import checkpoint_bytes, tensor_bytes, weight_bytes
 from flashrl_registry.compiler.presets import PRESETS, preset_rules
 
-__all__ = ["PRESETS", "Compiled", "compile_plan", "lower", "preset_rules"]
+__all__ = [
+    "PRESETS",
+    "Compiled",
+    "Explanation",
+    "PlanDiff",
+    "SettingChange",
+    "TensorChange",
+    "checkpoint_bytes",
+    "compile_plan",
+    "diff_plans",
+    "explain",
+    "lower",
+    "preset_rules",
+    "tensor_bytes",
+    "weight_bytes",
+]

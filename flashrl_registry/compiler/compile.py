@@ -71,13 +71,17 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
         bias = module_of(group.source) + ".bias"
         if treatment.get(bias) == "keep":
             treatment[bias] = "rescale"
+    # Frozen scales come from the profile's sidecar even where no smoothing does.
+    needs_profile = profile is not None and (active or rules.update.scales == "frozen")
     plan = Plan(
         description=rules.description,
         base_model=base_model_info(inventory),
         engine=rules.engine,
         update=rules.update,
         rules=rules.rules,
-        profile=ProfileRef(digest=profile.compute_digest(), sidecar=profile.sidecar) if profile and active else None,
+        profile=ProfileRef(digest=profile.compute_digest(), sidecar=profile.sidecar)
+        if profile and needs_profile
+        else None,
         smoothing=_smoothing_families(active),
         tensors=_families(inventory.tensors, rule_of, treatment),
     )
@@ -127,7 +131,9 @@ def _check_profile(rules: Rules, inventory: Inventory, profile: Profile | None) 
         return []
     ours, theirs = inventory.fingerprint(), profile.reference.fingerprint
     if ours != theirs:
-        message = f"the profile is of {profile.reference.name} ({theirs[:19]}), the model is {inventory.name} ({ours[:19]})"  # noqa: E501
+        message = (
+            f"the profile is of {profile.reference.name} ({theirs[:19]}), the model is {inventory.name} ({ours[:19]})"
+        )
         return [Diagnostic("profile-of-another-model", "error", "profile", message, "profile this model's own pair")]
     return []
 

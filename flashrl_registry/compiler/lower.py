@@ -4,6 +4,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from flashrl_registry.compiler.modules import is_embedding_weight, module_of
+from flashrl_registry.compiler.smoothing import smoothing_sources
 from flashrl_registry.documents import (
     EngineArguments,
     Environment,
@@ -60,23 +61,17 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
 
 
 def _tensors(plan: Plan) -> list[ResolvedTensor]:
-    rows, columns = {}, {}
-    for smoothing in plan.smoothing:
-        sources = expand(smoothing.source)
-        for target_family in smoothing.targets:
-            for source, target in zip(sources, expand(target_family), strict=True):
-                columns[target] = source
-        for source in sources:
-            rows[source] = source
-            rows[module_of(source) + ".bias"] = source
+    sources = smoothing_sources(plan)
     tensors = []
     for family in plan.tensors:
         for name in expand(family.names):
             op: Keep | Rescale | QuantizeInt8
             if family.treatment == "int8":
-                op = QuantizeInt8(rows=rows.get(name), columns=columns.get(name), scales=plan.update.scales)
+                op = QuantizeInt8(
+                    rows=sources.rows.get(name), columns=sources.columns.get(name), scales=plan.update.scales
+                )
             elif family.treatment == "rescale":
-                op = Rescale(rows=rows[name])
+                op = Rescale(rows=sources.rows[name])
             else:
                 op = Keep()
             tensors.append(ResolvedTensor(name=name, shape=family.shape, dtype=family.dtype, op=op))
@@ -96,7 +91,7 @@ def _compressed_tensors_config(tensors: list[ResolvedTensor]) -> dict[str, objec
         for tensor in tensors
         if isinstance(tensor.op, Keep)
         and tensor.name.endswith(".weight")
-        and len(tensor.shape) >= 2  # noqa: PLR2004 - matrices only
+        and len(tensor.shape) >= 2
         and not is_embedding_weight(TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype))
     ]
     if "lm_head" not in ignore:  # tied heads have no tensor of their own

@@ -56,7 +56,7 @@ def claims(rules: Sequence[Rule], tensors: Sequence[TensorSpec]) -> tuple[dict[s
         hits = {target: _hits(test, names) for target, test in {**targets, **ignored}.items()}
         for target, found in hits.items():
             if not found:
-                diagnostics.append(_dead(rule, target, names))
+                diagnostics.append(dead_target(f"rule '{rule.name}'", target, names))
         skipped = {name for target in ignored for name in hits[target]}
         for name in dict.fromkeys(name for target in targets for name in hits[target]):
             if name not in skipped:
@@ -87,9 +87,15 @@ def _matchers(rule: Rule, targets: list[str], key: str, diagnostics: list[Diagno
     return result
 
 
-def _dead(rule: Rule, target: str, names: list[str]) -> Diagnostic:
+def dead_target(where: str, target: str, names: Sequence[str]) -> Diagnostic:
+    """A target that matches nothing, with the nearest name that exists.
+
+    Args:
+        where: The rule or command that the target stands in.
+        target: As written.
+        names: Tensor names of the model.
+    """
     modules = list(dict.fromkeys(module_of(name) for name in names))
-    near = difflib.get_close_matches(target.removeprefix("re:"), modules, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(target.removeprefix("re:"), [*modules, *names], n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else None
-    message = f"'{target}' matches 0 of {len(modules)} modules"
-    return Diagnostic("dead-target", "error", f"rule '{rule.name}'", message, hint)
+    return Diagnostic("dead-target", "error", where, f"'{target}' matches 0 of {len(modules)} modules", hint)

@@ -23,11 +23,7 @@ def module_of(tensor: str) -> str:
 def is_linear_weight(spec: TensorSpec) -> bool:
     """A matrix that a matmul uses: not an embedding, a head, a router, a norm or a bias."""
     leaf = module_of(spec.name).rpartition(".")[2]
-    return (
-        spec.name.endswith(".weight")
-        and len(spec.shape) == 2  # noqa: PLR2004 - a linear weight is (out, in)
-        and leaf not in _EMBEDDINGS | _HEADS | _ROUTERS
-    )
+    return spec.name.endswith(".weight") and len(spec.shape) == 2 and leaf not in _EMBEDDINGS | _HEADS | _ROUTERS
 
 
 def is_embedding_weight(spec: TensorSpec) -> bool:

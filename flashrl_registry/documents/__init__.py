@@ -2,6 +2,7 @@
 
 from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
+from flashrl_registry.documents.kinds import KINDS, claimed_kind, read_any
 from flashrl_registry.documents.manifest import Manifest, ManifestFile
 from flashrl_registry.documents.plan import Plan, PlannedFamily, ProfileRef, Smoothing
 from flashrl_registry.documents.profile import (
@@ -26,6 +27,7 @@ from flashrl_registry.documents.rules import EngineSettings, Rule, Rules, Update
 from flashrl_registry.documents.tensors import BaseModelInfo, Inventory, TensorSpec, base_model_info
 
 __all__ = [
+    "KINDS",
     "BaseModelInfo",
     "Digest",
     "Document",
@@ -57,7 +59,9 @@ __all__ = [
     "TensorSpec",
     "UpdateSettings",
     "base_model_info",
+    "claimed_kind",
     "parse_document",
+    "read_any",
     "read_document",
     "sha256",
     "write_atomically",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from flashrl_registry.documents._base import Document
-from flashrl_registry.documents.strict_yaml import MAX_BYTES, MAX_NODES, Parsed, dump_text, parse_text, pointer_text
+from flashrl_registry.documents.strict_yaml import Parsed, dump_text, parse_text, pointer_text
 from flashrl_registry.documents.strict_yaml import Path as KeyPath
 from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaError, SchemaVersionError
 
@@ -42,17 +42,48 @@ def read_document(path: Path, model: type[D]) -> D:
         ParseError, SchemaError, SchemaVersionError: Every fault of the file.
         IntegrityError: The content differs from the ``digest`` in the file.
     """
+    return parse_document(read_text(path), str(path), model)
+
+
+def read_text(path: Path) -> str:
+    """Text of a file no larger than any document may be.
+
+    Raises:
+        ParseError: It cannot be read, is not UTF-8, or is larger.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ParseError([Finding(str(path), f"cannot be read: {exc}", code="parse")]) from exc
-    return parse_document(text, str(path), model)
+        with path.open("rb") as file:
+            data = file.read(_MACHINE_BYTES + 1)
+    except OSError as exc:
+        raise ParseError([Finding(str(path), f"cannot be read: {exc.strerror}", code="parse")]) from exc
+    if len(data) > _MACHINE_BYTES:
+        raise ParseError([Finding(str(path), f"larger than {_MACHINE_BYTES} bytes", code="parse")])
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        column = exc.start - data.rfind(b"\n", 0, exc.start)
+        raise ParseError([Finding(str(path), f"not UTF-8: {exc.reason}", line, column, code="parse")]) from exc
 
 
 def parse_document(text: str, source: str, model: type[D]) -> D:
     """Validate document text; see :func:`read_document`."""
-    caps = (_MACHINE_BYTES, _MACHINE_NODES) if model.KIND in _MACHINE_KINDS else (MAX_BYTES, MAX_NODES)
-    parsed = parse_text(text, source, max_bytes=caps[0], max_nodes=caps[1])
+    return validate_parsed(parse_as(text, source, model.KIND), source, model)
+
+
+def parse_as(text: str, source: str, kind: str) -> Parsed:
+    """Parse text under the limits of a kind of document.
+
+    Raises:
+        ParseError: Every fault of the text.
+    """
+    if kind in _MACHINE_KINDS:
+        return parse_text(text, source, max_bytes=_MACHINE_BYTES, max_nodes=_MACHINE_NODES)
+    return parse_text(text, source)
+
+
+def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
+    """Parsed data to a document; see :func:`read_document`."""
     _check_version(parsed, source, model)
     try:
         # The JSON path is the only one that stays strict and accepts a list where a tuple is declared.

@@ -5,33 +5,31 @@ family once, exactly: ``{a..b}`` is an inclusive range, ``{1,4,6..9}`` a list; s
 """
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-MAX_EXPANSION = 1_000_000
+MAX_MEMBERS = 250_000
+"""Largest family; the largest checkpoints known have about 100,000 tensors."""
 
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _ITEM = re.compile(r"(0|[1-9][0-9]{0,6})(?:\.\.(0|[1-9][0-9]{0,6}))?")
+
+Ranges = list[tuple[int, int]]
+"""Inclusive ranges, ascending."""
 
 
 def expand(pattern: str) -> list[str]:
     """All names of a family, first index slowest.
 
     Raises:
-        ValueError: A brace does not hold ascending numbers or ranges, or the family is larger than a million.
+        ValueError: A brace does not hold ascending numbers or ranges, or the family is larger than MAX_MEMBERS.
     """
-    pieces = _BRACE.split(pattern)
-    literals, braces = pieces[0::2], [_indices(text, pattern) for text in pieces[1::2]]
-    if any("{" in part or "}" in part for part in literals):
-        raise ValueError(f"unbalanced brace in {pattern!r}")
-    size = 1
-    for brace in braces:
-        size *= len(brace)
-    if size > MAX_EXPANSION:
-        raise ValueError(f"{pattern!r} means {size} names; the limit is {MAX_EXPANSION}")
+    literals, braces = _parse(pattern)
+    indices = [[index for first, last in brace for index in range(first, last + 1)] for brace in braces]
     names = []
-    for combination in itertools.product(*braces):
+    for combination in itertools.product(*indices):
         name = literals[0]
         for index, literal in zip(combination, literals[1:], strict=True):
             name += f"{index}{literal}"
@@ -39,17 +37,40 @@ def expand(pattern: str) -> list[str]:
     return names
 
 
-def _indices(text: str, pattern: str) -> list[int]:
-    indices: list[int] = []
+def family_size(pattern: str) -> int:
+    """How many names a family has, without making them.
+
+    Raises:
+        ValueError: As :func:`expand`.
+    """
+    return _size(_parse(pattern)[1])
+
+
+def _parse(pattern: str) -> tuple[list[str], list[Ranges]]:
+    pieces = _BRACE.split(pattern)
+    literals, braces = pieces[0::2], [_ranges(text, pattern) for text in pieces[1::2]]
+    if any("{" in part or "}" in part for part in literals):
+        raise ValueError(f"unbalanced brace in {pattern!r}")
+    if (size := _size(braces)) > MAX_MEMBERS:
+        raise ValueError(f"{pattern!r} means {size} names; the limit is {MAX_MEMBERS}")
+    return literals, braces
+
+
+def _size(braces: list[Ranges]) -> int:
+    return math.prod(sum(last - first + 1 for first, last in brace) for brace in braces)
+
+
+def _ranges(text: str, pattern: str) -> Ranges:
+    ranges: Ranges = []
     for item in text.split(","):
         match = _ITEM.fullmatch(item)
         if match is None:
             raise ValueError(f"{{{text}}} in {pattern!r}: write numbers or ranges, as in {{0..29}} or {{0,2,4..6}}")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MAX_EXPANSION or (indices and first <= indices[-1]):
+        if last < first or (ranges and first <= ranges[-1][1]):
             raise ValueError(f"{{{text}}} in {pattern!r}: numbers must ascend and not repeat")
-        indices.extend(range(first, last + 1))
-    return indices
+        ranges.append((first, last))
+    return ranges
 
 
 def factor(names: Iterable[str]) -> list[str]:
@@ -71,7 +92,7 @@ def factor(names: Iterable[str]) -> list[str]:
 
 
 def _is_index(part: str) -> bool:
-    return part.isascii() and part.isdigit() and (part == "0" or part[0] != "0") and len(part) <= 7  # noqa: PLR2004
+    return part.isascii() and part.isdigit() and (part == "0" or part[0] != "0") and len(part) <= 7
 
 
 def _boxes(tuples: list[tuple[int, ...]]) -> Iterator[tuple[str, ...]]:

@@ -9,11 +9,12 @@ The document holds text only. Vectors live in a safetensors sidecar named by its
   checkpoint, bit for bit.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
+from flashrl_registry.documents.names import MAX_MEMBERS, expand, family_size
 from flashrl_registry.documents.quantization import QuantArgs
 from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
 
@@ -59,6 +60,11 @@ class TensorFamily(Frozen):
     role: Literal["quantized", "rescaled", "unchanged"]
     """``quantized``: low-bit in the quantized checkpoint. ``rescaled``: smoothing was folded into it.
     ``unchanged``: passed through."""
+
+    @property
+    def num_members(self) -> int:
+        """Tensors in the family."""
+        return family_size(self.names)
 
 
 class SmoothingGroup(Frozen):
@@ -121,3 +127,22 @@ class Profile(Document):
     """Every factor that was folded, in natural order of the sources."""
     linears: list[LinearFacts]
     """One entry per quantized linear, in natural order of the names."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Every name that is measured is a tensor of the reference checkpoint, listed once."""
+        size = sum(family.num_members for family in self.tensors)
+        if size != self.reference.num_tensors or size > MAX_MEMBERS:
+            raise ValueError(f"tensors lists {size} names; reference has {self.reference.num_tensors}")
+        names: set[str] = set()
+        for family in self.tensors:
+            for name in expand(family.names):
+                if name in names:
+                    raise ValueError(f"{name} is in two families of tensors")
+                names.add(name)
+        measured = [name for group in self.smoothing for name in (group.source, *group.targets)]
+        measured += [linear.name for linear in self.linears]
+        unknown = [name for name in measured if name not in names]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is measured, but tensors does not list it")
+        return self

@@ -1,8 +1,8 @@
 """Rules: what a person writes. ``compile`` turns them into a Plan."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flashrl_registry.documents._base import Document, Frozen
 from flashrl_registry.documents.quantization import SchemeName
@@ -58,3 +58,12 @@ class Rules(Document):
     """How weight updates are quantized."""
     rules: Annotated[list[Rule], Field(min_length=1)]
     """Each module of the checkpoint is claimed by exactly one of them."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        seen: set[str] = set()
+        for rule in self.rules:
+            if rule.name in seen:
+                raise ValueError(f"two rules are named '{rule.name}'; errors and explain name rules")
+            seen.add(rule.name)
+        return self

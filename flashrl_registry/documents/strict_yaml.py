@@ -85,9 +85,7 @@ class _Builder:
         self.documents = 0
 
     def fault(self, mark: Any, message: str, path: Path = ()) -> None:
-        self.findings.append(
-            Finding(self.source, message, mark.line + 1, mark.column + 1, pointer_text(path), "parse")
-        )
+        self.findings.append(Finding(self.source, message, mark.line + 1, mark.column + 1, pointer_text(path), "parse"))
 
     def next_path(self) -> Path:
         if not self.stack:

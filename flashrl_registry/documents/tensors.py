@@ -6,7 +6,7 @@ import rfc8785
 from pydantic import AfterValidator, Field
 
 from flashrl_registry.documents._base import Digest, Frozen, sha256
-from flashrl_registry.documents.names import expand
+from flashrl_registry.documents.names import family_size
 
 DType = Literal[
     "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2",
@@ -19,7 +19,7 @@ Shape = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=6)]
 
 
 def _check_family(pattern: str) -> str:
-    expand(pattern)
+    family_size(pattern)
     return pattern
 
 

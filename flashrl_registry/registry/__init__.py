@@ -1,9 +1,10 @@
 """Where documents live: references, bundles, stores."""
 
-from flashrl_registry.registry.bundle import PlanBundle, read_bundle, write_bundle
+from flashrl_registry.registry.bundle import PlanBundle, read_bundle, read_profile, write_bundle
 from flashrl_registry.registry.local import LocalStore, Published, default_registry_root
 from flashrl_registry.registry.open import open_bundle
 from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef, PresetRef, parse_ref
+from flashrl_registry.registry.validate import Verdict, validate_paths
 
 __all__ = [
     "LocalStore",
@@ -13,9 +14,12 @@ __all__ = [
     "PlanRef",
     "PresetRef",
     "Published",
+    "Verdict",
     "default_registry_root",
     "open_bundle",
     "parse_ref",
     "read_bundle",
+    "read_profile",
+    "validate_paths",
     "write_bundle",
 ]

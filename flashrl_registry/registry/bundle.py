@@ -80,6 +80,35 @@ def read_bundle(path: Path) -> PlanBundle:
     return PlanBundle(plan, str(path), profile, sidecar, tuple(files))
 
 
+def read_profile(path: Path) -> tuple[Profile, Path]:
+    """Read a profile and check its vectors.
+
+    Args:
+        path: The document, the folder that holds ``profile.yaml``, or the ``x.pt`` that a profile run was asked for,
+            beside which ``x.yaml`` was written.
+
+    Returns:
+        The profile and the path of its sidecar.
+
+    Raises:
+        NotFoundError: No profile there, or its vectors are missing.
+        IntegrityError: A file differs from the digest recorded for it.
+        DocumentError: The document is malformed.
+    """
+    file = path / PROFILE_YAML if path.is_dir() else path
+    if file.suffix in {".pt", ".pth"}:
+        file = file.with_suffix(".yaml")
+    if not file.is_file():
+        raise NotFoundError(
+            f"no profile at {file}",
+            hint="make one with: flashrl profile -m REFERENCE -qm QUANTIZED -o FILE.yaml; a pickled .pt is not read",
+        )
+    profile = read_document(file, Profile)
+    sidecar = file.parent / profile.sidecar.file_name
+    check_sidecar(sidecar, profile.sidecar)
+    return profile, sidecar
+
+
 def check_sidecar(path: Path, expected: Sidecar) -> None:
     """Hash a sidecar and compare.
 

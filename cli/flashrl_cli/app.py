@@ -1,0 +1,133 @@
+"""The table of commands, and the one place where errors become messages and exit codes.
+
+Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 3 a bug in flashrl-registry, 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, cast
+
+import typer
+
+from flashrl_cli import output
+from flashrl_cli.commands import compile as compile_command
+from flashrl_cli.commands import diff, explain, profile, pull, push, schema, show, validate
+from flashrl_cli.commands import list as list_command
+from flashrl_registry import __version__
+from flashrl_registry.errors import FlashRLError
+
+FLASHRL_COMMANDS: dict[str, Callable[..., None]] = {
+    "profile": profile.profile,
+}
+REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
+    "compile": compile_command.compile_command,
+    "validate": validate.validate,
+    "push": push.push,
+    "pull": pull.pull,
+    "list": list_command.list_command,
+    "show": show.show,
+    "explain": explain.explain,
+    "diff": diff.diff,
+    "schema": schema.schema,
+}
+FLASHRL_HELP = "Measure checkpoint pairs for 8-bit rollouts inside vLLM. See also: flashrl-registry --help."
+REGISTRY_HELP = (
+    "Compile, check, publish and fetch plans for 8-bit rollouts inside vLLM. "
+    "REF is a path, namespace/name[@version] or either with #sha256=<digest>."
+)
+_DEBUG = "--debug"
+# The base of typer's usage errors has no public name, and has another home in every release.
+_UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+
+
+def flashrl_main() -> None:
+    """Console script ``flashrl``."""
+    sys.exit(run("flashrl", sys.argv[1:], os.environ))
+
+
+def registry_main() -> None:
+    """Console script ``flashrl-registry``."""
+    sys.exit(run("flashrl-registry", sys.argv[1:], os.environ))
+
+
+def build(program: str) -> typer.Typer:
+    """The typer application of a console script."""
+    text, commands = (FLASHRL_HELP, FLASHRL_COMMANDS) if program == "flashrl" else (REGISTRY_HELP, REGISTRY_COMMANDS)
+    # Without markup typer never imports rich, which alone would take --help over its 0.2 s.
+    app = typer.Typer(
+        name=program, help=text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
+        no_args_is_help=True,
+    )  # fmt: skip
+    app.callback()(_options)
+    for name, function in commands.items():
+        app.command(name)(function)
+    return app
+
+
+def run(program: str, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command line.
+
+    Args:
+        program: ``flashrl`` or ``flashrl-registry``.
+        arguments: Without the program's name.
+        environ: Environment variables.
+
+    Returns:
+        The exit code.
+    """
+    before_dashes = list(arguments)[: arguments.index("--")] if "--" in arguments else list(arguments)
+    as_json = "--json" in before_dashes
+    debug = _DEBUG in before_dashes or environ.get("FLASHRL_LOGGING_LEVEL", "").strip().upper() == "DEBUG"
+    # --debug belongs to the program, but people add it at the end of the line that failed.
+    arguments = [*(a for a in before_dashes if a != _DEBUG), *arguments[len(before_dashes) :]]
+    try:
+        code = _run(program, arguments, as_json=as_json, debug=debug)
+        output.flush()
+    except BrokenPipeError:
+        output.discard()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _run(program: str, arguments: Sequence[str], *, as_json: bool, debug: bool) -> int:
+    try:
+        code: Any = build(program)(args=arguments, prog_name=program, standalone_mode=False)
+    except _UsageError as exc:
+        if not as_json:
+            exc.show()  # type: ignore[attr-defined]
+        else:
+            message = exc.format_message()  # type: ignore[attr-defined]
+            output.failure(_error("usage", message, f"see {program} --help"), as_json=True)
+        return 2
+    except FlashRLError as exc:
+        if debug:
+            output.note(traceback.format_exc())
+        output.failure(output.error_data(exc), as_json=as_json)
+        return 1
+    except BrokenPipeError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the boundary: whatever else arrives here is our bug
+        if debug:
+            output.note(traceback.format_exc())
+        hint = "please report it with the command line" + ("" if debug else f"; {_DEBUG} prints the traceback")
+        message = f"this is a bug in flashrl-registry {__version__}: {type(exc).__name__}: {exc}"
+        output.failure(_error("bug", message, hint), as_json=as_json)
+        return 3
+    return code if isinstance(code, int) else 0
+
+
+def _error(code: str, message: str, hint: str) -> dict[str, Any]:
+    return {"code": code, "message": message, "hint": hint, "context": {}}
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Print tracebacks.")] = False,
+) -> None:
+    if version:
+        output.result({"version": __version__}, __version__, as_json=False)
+        raise typer.Exit

@@ -1,0 +1,60 @@
+"""``flashrl-registry compile``: rules and a model's tensor names to a plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flashrl_cli import output
+from flashrl_cli.arguments import Folder, Json
+from flashrl_cli.render import plan_data, treatment_table
+
+
+def compile_command(
+    *,
+    model: Annotated[Path, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint; headers are read.")],
+    destination: Folder,
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", "--fn", help="bf16 or int8 for the whole model.  [default: int8]")
+    ] = None,
+    rules_file: Annotated[Path | None, typer.Option("--rules", help="Rules document, instead of --scheme.")] = None,
+    profile_path: Annotated[
+        Path | None, typer.Option("-p", "--profile", help="Profile of this model's pair: file or folder.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Model name to record.  [default: folder name]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide the treatment of every tensor, or say why not."""
+    from flashrl_registry.checkpoints import read_checkpoint
+    from flashrl_registry.compiler import PRESETS, compile_plan, preset_rules
+    from flashrl_registry.documents import Rules, read_document
+    from flashrl_registry.registry import read_profile, write_bundle
+
+    if scheme is not None and rules_file is not None:
+        raise typer.BadParameter("give --scheme or --rules, not both")
+    if scheme is not None and scheme not in PRESETS:
+        raise typer.BadParameter(f"'{scheme}' is not one of {', '.join(PRESETS)}", param_hint="--scheme")
+    rules = read_document(rules_file, Rules) if rules_file is not None else None
+    inventory = read_checkpoint(model, name).inventory
+    profile, sidecar = read_profile(profile_path) if profile_path is not None else (None, None)
+    if rules is None:
+        rules = preset_rules(scheme or "int8", inventory, profile)
+    compiled = compile_plan(rules, inventory, profile)
+    plan = compiled.plan
+    if plan.profile is None:  # nothing of the profile is used, so the bundle does not need it
+        profile, sidecar = None, None
+    files = write_bundle(destination, plan, profile=profile, sidecar=sidecar)
+    notes = [str(note) for note in compiled.notes]
+    lines = [
+        f"plan    {destination}",
+        f"digest  {plan.digest}",
+        f"model   {plan.base_model.name} ({plan.base_model.architecture})",
+        "",
+        treatment_table(plan),
+        *(["", *notes] if notes else []),
+    ]
+    output.result(
+        {"plan": destination, "files": files, **plan_data(plan), "notes": [vars(note) for note in compiled.notes]},
+        "\n".join(lines),
+        as_json=as_json,
+    )

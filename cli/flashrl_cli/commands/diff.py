@@ -1,0 +1,36 @@
+"""``flashrl-registry diff``: two plans, by meaning."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flashrl_cli import output
+from flashrl_cli.arguments import Json, bundle_of
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="Reference of a plan.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Reference of another.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two plans by meaning: settings, decisions per family, predicted weight bytes."""
+    from flashrl_registry.compiler import diff_plans
+
+    old, new = bundle_of(before).plan, bundle_of(after).plan
+    found = diff_plans(old, new)
+    lines = [f"A {old.digest}", f"B {new.digest}"]
+    if found.same:
+        lines.append("the plans are the same")
+    elif not found.settings and not found.tensors:
+        lines.append("the plans decide the same; they group tensor names differently")
+    for setting in found.settings:
+        lines += [f"{setting.where}:", f"  - {setting.before}", f"  + {setting.after}"]
+    for change in found.tensors:
+        lines += [f"{change.names} ({change.num_tensors}):", f"  - {change.before}", f"  + {change.after}"]
+    delta = found.bytes_after - found.bytes_before
+    lines.append(
+        f"weights: {output.size(found.bytes_before)} -> {output.size(found.bytes_after)} "
+        f"({'+' if delta >= 0 else '-'}{output.size(abs(delta))})"
+    )
+    output.result({"before": old.digest, "after": new.digest, **asdict(found)}, "\n".join(lines), as_json=as_json)

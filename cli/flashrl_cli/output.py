@@ -1,0 +1,128 @@
+"""The only place that prints.
+
+Results go to stdout, as text for people or as one JSON object; everything else goes to stderr. Nothing here imports
+rich before a progress bar is drawn: it costs more than ``--help`` may.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from flashrl_registry.errors import FlashRLError
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, name)."""
+
+
+def result(data: Mapping[str, Any], text: str, *, as_json: bool, ok: bool = True) -> None:
+    """Print a command's result: ``text``, or ``data`` as one JSON object with ``ok``."""
+    if as_json:
+        _write(sys.stdout, json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False))
+    elif text:
+        _write(sys.stdout, text)
+
+
+def note(text: str) -> None:
+    """Tell people something that is not the result."""
+    _write(sys.stderr, text)
+
+
+def failure(error: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print why a command failed: to stderr, or as one JSON object on stdout.
+
+    Args:
+        error: ``code``, ``message``, ``hint``, ``context``; see :func:`error_data`.
+        as_json: Print JSON.
+    """
+    if as_json:
+        result({"error": error}, "", as_json=True, ok=False)
+        return
+    message = str(error["message"])
+    _write(sys.stderr, message if message.startswith("error[") else f"error: {message}")  # diagnostics say it themselves
+    if error["hint"]:
+        _write(sys.stderr, f"hint: {error['hint']}")
+
+
+def error_data(error: FlashRLError) -> dict[str, Any]:
+    """An error for ``--json``."""
+    return {"code": error.code, "message": error.message, "hint": error.hint, "context": error.context}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Aligned columns; numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
+    lines = [list(header), *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def size(num_bytes: int) -> str:
+    """Bytes for people: ``135.2 MB`` (powers of ten)."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+@contextmanager
+def progress(label: str, *, enabled: bool = True) -> Iterator[Progress | None]:
+    """A progress bar on stderr; None where nobody watches.
+
+    Args:
+        label: What is being done.
+        enabled: False for machine-readable runs.
+    """
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}", style="dim"),
+    )  # fmt: skip
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, name="")
+
+        def update(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, name=name)
+
+        yield update
+
+
+def flush() -> None:
+    """Write out what is buffered; a reader that went away is no error.
+
+    Raises:
+        BrokenPipeError: The reader went away.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def discard() -> None:
+    """Send what may still be buffered nowhere, so that the interpreter's own flush at exit stays quiet."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text if text.endswith("\n") else text + "\n")
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "", 1).isdigit()

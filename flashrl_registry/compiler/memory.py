@@ -1,0 +1,38 @@
+"""Predicted bytes of weights, from shapes alone."""
+
+import math
+from collections.abc import Sequence
+
+from flashrl_registry.documents import Plan
+from flashrl_registry.documents.plan import Treatment
+
+_ELEMENT_BYTES = {
+    "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "bool": 1,
+}  # fmt: skip
+_SCALE_BYTES = 4  # one float32 per output row
+
+
+def tensor_bytes(shape: Sequence[int], dtype: str, treatment: Treatment = "keep") -> int:
+    """Bytes of one tensor in the engine.
+
+    Args:
+        shape: Sizes per dimension.
+        dtype: Element type in the checkpoint, which kept and rescaled tensors have in the engine too.
+        treatment: ``int8`` takes one byte per weight and a float32 scale per output row.
+    """
+    if treatment == "int8":
+        return math.prod(shape) + _SCALE_BYTES * shape[0]
+    return math.prod(shape) * _ELEMENT_BYTES[dtype]
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Bytes of all weights under a plan; without KV cache, activations and the engine's own padding."""
+    return sum(
+        family.num_members * tensor_bytes(family.shape, family.dtype, family.treatment) for family in plan.tensors
+    )
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """Bytes of all weights as the checkpoint holds them."""
+    return sum(family.num_members * tensor_bytes(family.shape, family.dtype) for family in plan.tensors)

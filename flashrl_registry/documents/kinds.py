@@ -1,0 +1,48 @@
+"""Every kind of document, and reading a file without knowing its kind beforehand."""
+
+import difflib
+import re
+from pathlib import Path
+
+from flashrl_registry.documents._base import Document
+from flashrl_registry.documents.io import parse_as, read_text, validate_parsed
+from flashrl_registry.documents.manifest import Manifest
+from flashrl_registry.documents.plan import Plan
+from flashrl_registry.documents.profile import Profile
+from flashrl_registry.documents.resolved import ResolvedPlan
+from flashrl_registry.documents.rules import Rules
+from flashrl_registry.errors import Finding, SchemaError
+
+KINDS: dict[str, type[Document]] = {model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest)}
+"""Document classes by the word in their ``schema_version``."""
+
+_CLAIM = re.compile(r"""["']?schema_version["']?\s*:\s*["']?flashrl\.([a-z-]+)/v[0-9]+""")
+
+
+def claimed_kind(text: str) -> str | None:
+    """The kind that a text says it is, by its looks: it need not parse. None where it claims none."""
+    match = _CLAIM.search(text)
+    return match[1] if match else None
+
+
+def read_any(path: Path) -> Document:
+    """Read a document of any kind; its ``schema_version`` says which.
+
+    Raises:
+        ParseError, SchemaError, SchemaVersionError: Every fault of the file.
+        IntegrityError: The content differs from the ``digest`` in the file.
+    """
+    text, source = read_text(path), str(path)
+    parsed = parse_as(text, source, claimed_kind(text) or "")
+    given = parsed.data.get("schema_version") if isinstance(parsed.data, dict) else None
+    kind = claimed_kind(f"schema_version: {given}") or ""
+    if kind in KINDS:
+        return validate_parsed(parsed, source, KINDS[kind])
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    message = (
+        f"'{given}' is no document of this release; did you mean 'flashrl.{near[0]}/v{KINDS[near[0]].MAJOR}'?"
+        if near
+        else f"must be one of {', '.join(f'flashrl.{name}/v{model.MAJOR}' for name, model in KINDS.items())}"
+    )
+    line, column = parsed.places.get(("schema_version",), (1, 1))
+    raise SchemaError([Finding(source, message, line, column, "schema_version", "kind")])

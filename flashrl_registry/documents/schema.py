@@ -1,0 +1,89 @@
+"""Document models to JSON Schema 2020-12, one file per kind and major.
+
+The files are generated, committed and compared with the models by a test; a released one never changes. They stay
+within keywords that editors support: no ``prefixItems``, ``unevaluatedProperties`` or ``$dynamicRef``.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.documents._base import Document
+from flashrl_registry.documents.io import write_atomically
+from flashrl_registry.documents.kinds import KINDS
+from flashrl_registry.errors import Finding, SchemaError
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema(model: type[Document]) -> dict[str, Any]:
+    """The JSON Schema of a document class, as plain data."""
+    generated = model.model_json_schema()
+    body = {key: _clean(value) for key, value in generated.items()}
+    head = {"$schema": DIALECT, "$id": model.schema_url(), "title": f"flashrl {model.KIND} v{model.MAJOR}"}
+    return _require_constants({**head, **{key: value for key, value in body.items() if key != "title"}})
+
+
+def schema_text(model: type[Document]) -> str:
+    """The committed form: indented, keys in the order of the fields."""
+    return json.dumps(json_schema(model), indent=2, ensure_ascii=False) + "\n"
+
+
+def schema_path(folder: Path, model: type[Document]) -> Path:
+    """``<folder>/<kind>/v<major>.json``."""
+    return folder / model.KIND / f"v{model.MAJOR}.json"
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write every schema; returns the files."""
+    files = []
+    for model in KINDS.values():
+        file = schema_path(folder, model)
+        write_atomically(file, schema_text(model).encode())
+        files.append(file)
+    return files
+
+
+def check_schemas(folder: Path) -> None:
+    """Compare every committed schema with its model.
+
+    Raises:
+        SchemaError: Names each file that is missing or differs.
+    """
+    findings = []
+    for model in KINDS.values():
+        file = schema_path(folder, model)
+        if not file.is_file():
+            findings.append(Finding(str(file), "is missing", code="schema-drift"))
+        elif file.read_bytes() != schema_text(model).encode():
+            findings.append(Finding(str(file), f"differs from the {model.KIND} model", code="schema-drift"))
+    if findings:
+        raise SchemaError(findings, hint="write them with: flashrl-registry schema --write")
+
+
+def _clean(value: Any) -> Any:
+    """Drop what only adds noise: generated titles, and OpenAPI's ``discriminator``, which JSON Schema lacks."""
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    # In "properties" and "$defs" keys are names, not keywords; a field may be called "title".
+    return {
+        key: {name: _clean(inner) for name, inner in child.items()} if key in {"properties", "$defs"} else _clean(child)
+        for key, child in value.items()
+        if key != "discriminator" and not (key == "title" and isinstance(child, str))
+    }
+
+
+def _require_constants(schema: dict[str, Any]) -> dict[str, Any]:
+    """Require every constant property: schema_version and the tag of a union, which readers require too."""
+    for part in (schema, *schema.get("$defs", {}).values()):
+        properties = part.get("properties", {})
+        required = set(part.get("required", ()))
+        required |= {name for name, inner in properties.items() if "const" in inner}
+        if required:
+            part["required"] = [name for name in properties if name in required]
+        for inner in properties.values():
+            if "const" in inner:
+                inner.pop("default", None)
+    return schema

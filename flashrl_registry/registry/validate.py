@@ -1,0 +1,84 @@
+"""Check files and folders of documents, for people and for the CI of plan repositories."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashrl_registry.documents import Profile, claimed_kind, read_any
+from flashrl_registry.documents.io import read_text
+from flashrl_registry.errors import DocumentError, FlashRLError
+from flashrl_registry.registry.bundle import PLAN_YAML, check_sidecar, read_bundle
+
+_SUFFIXES = {".yaml", ".yml", ".json"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one file.
+
+    Attributes:
+        path: The file, or the folder of a plan.
+        kind: Its kind of document; None where it could not be told.
+        digest: Its digest; None where it is not valid.
+        error: What is wrong; None where it is valid.
+    """
+
+    path: Path
+    kind: str | None
+    digest: str | None
+    error: FlashRLError | None = None
+
+
+def validate_paths(paths: Iterable[Path]) -> list[Verdict]:
+    """Validate documents: syntax, schema, digests and, for plan folders, all files that belong together.
+
+    Args:
+        paths: Files, which must be documents; and folders, searched for documents. In a folder, files that do not
+            claim a ``schema_version`` of ours are somebody else's and left alone.
+
+    Returns:
+        One verdict per document, in the order of the paths.
+    """
+    verdicts = []
+    for path in paths:
+        if not path.is_dir():
+            verdicts.append(_validate_file(path))
+            continue
+        for file in _documents_in(path):
+            verdict = _validate_file(file)
+            if file.name == PLAN_YAML and verdict.error is None:
+                verdict = _validate_bundle(file.parent, verdict)
+            verdicts.append(verdict)
+    return verdicts
+
+
+def _documents_in(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix in _SUFFIXES and not hidden and file.is_file() and _is_ours(file):
+            yield file
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return claimed_kind(read_text(file)) is not None
+    except DocumentError:
+        return False
+
+
+def _validate_file(path: Path) -> Verdict:
+    try:
+        document = read_any(path)
+        if isinstance(document, Profile):
+            check_sidecar(path.parent / document.sidecar.file_name, document.sidecar)
+    except FlashRLError as exc:
+        return Verdict(path, None, None, exc)
+    return Verdict(path, document.KIND, document.compute_digest())
+
+
+def _validate_bundle(folder: Path, verdict: Verdict) -> Verdict:
+    try:
+        read_bundle(folder)
+    except FlashRLError as exc:
+        return Verdict(verdict.path, verdict.kind, None, exc)
+    return verdict
