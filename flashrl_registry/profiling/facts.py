@@ -5,6 +5,9 @@ A quantized linear holds ``q ~= W * rows / columns / scale`` where ``rows`` is t
 factor of a norm is the quotient of the two norms. The factor of a linear's rows is what is left over: the ``beta``
 of each row that minimises ``|beta * x - q|^2`` for ``x = W / columns / scale``.
 
+A channel that is zero in both checkpoints is dead: nothing says what its factor was and no output depends on it. Its
+factor is 1, and the columns that read it are left out of every fit and every comparison.
+
 Shape legend: O output channels, I input columns, R a subset of rows.
 """
 
@@ -24,7 +27,7 @@ def is_cast(reference: Tensor, quantized: Tensor) -> bool:
     return bool(torch.equal(reference.to(quantized.dtype), quantized))
 
 
-def norm_factor(reference_O: Tensor, quantized_O: Tensor) -> tuple[Tensor, int]:
+def norm_factor(reference_O: Tensor, quantized_O: Tensor) -> tuple[Tensor, Tensor]:
     """Factor that was folded into a norm's weight: ``quantized / reference`` in float32.
 
     Args:
@@ -32,17 +35,20 @@ def norm_factor(reference_O: Tensor, quantized_O: Tensor) -> tuple[Tensor, int]:
         quantized_O: Norm of the quantized checkpoint, any float dtype. Not modified.
 
     Returns:
-        The factor, float32, shape (O,); 1 where both are zero. And the number of those channels. A channel that is
-        zero in one of the two has the factor 0 or infinity; see :func:`factor_fault`.
+        The factor, float32, shape (O,), 1 where both are zero; and where that is, bool, shape (O,). A channel that
+        is zero in one of the two has the factor 0 or infinity; see :func:`factor_fault`.
 
     Source:
         FlashRL 1.0.3, ``profiling_int8``: ``input_scale`` of a layernorm.
     """
     reference_O, quantized_O = reference_O.float(), quantized_O.float()
-    return _where_both_zero(quantized_O / reference_O, quantized_O, reference_O)
+    dead_O = (reference_O == 0) & (quantized_O == 0)
+    return (quantized_O / reference_O).masked_fill(dead_O, 1.0), dead_O
 
 
-def row_factor(weight_OI: Tensor, codes_OI: Tensor, scale_O: Tensor, columns_I: Tensor | None) -> tuple[Tensor, int]:
+def row_factor(
+    weight_OI: Tensor, codes_OI: Tensor, scale_O: Tensor, columns_I: Tensor | None, dead_I: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Factor that was folded into a linear's rows, by least squares against the codes.
 
     ``beta = sum(q * x) / sum(x * x)`` over each row; the sums are taken in float64, so that the result does not
@@ -55,23 +61,21 @@ def row_factor(weight_OI: Tensor, codes_OI: Tensor, scale_O: Tensor, columns_I: 
         codes_OI: The same rows of the quantized checkpoint, int8. Not modified.
         scale_O: Their scales, float32.
         columns_I: Factor of the tensor that feeds the linear, or None.
+        dead_I: Its dead channels, bool, or None.
 
     Returns:
-        The factor, float32, shape (O,); 1 where a row is zero in both. And the number of those rows.
+        The factor, float32, shape (O,), 1 where a row is zero in both; and where that is, bool, shape (O,).
 
     Source:
         FlashRL 1.0.3, ``profiling_int8`` and ``least_square``; deviation: float64 sums.
     """
     x_OI = smoothed(weight_OI, inv_columns_I=columns_I) / scale_O.view(-1, 1)
+    if dead_I is not None:
+        x_OI = x_OI.masked_fill(dead_I, 0.0)
     above_O = (codes_OI.float() * x_OI).sum(dim=1, dtype=torch.float64)
     below_O = x_OI.square().sum(dim=1, dtype=torch.float64)
-    codes_are_zero_O = codes_OI.eq(0).all(dim=1)
-    return _where_both_zero((above_O / below_O).float(), below_O, ~codes_are_zero_O)
-
-
-def _where_both_zero(factor_O: Tensor, one_O: Tensor, other_O: Tensor) -> tuple[Tensor, int]:
-    zero_O = (one_O == 0) & (other_O == 0)
-    return torch.where(zero_O, torch.ones_like(factor_O), factor_O), int(zero_O.sum())
+    dead_O = (below_O == 0) & codes_OI.eq(0).all(dim=1)
+    return (above_O / below_O).float().masked_fill(dead_O, 1.0), dead_O
 
 
 def factor_fault(factor_O: Tensor) -> str | None:
@@ -97,11 +101,13 @@ class Factors:
         scale_O: Scales of the checkpoint, float32.
         rows_O: Factor of its own output channels, or None.
         columns_I: Factor of what feeds it, or None.
+        dead_I: Dead channels of what feeds it, bool, or None.
     """
 
     scale_O: Tensor
     rows_O: Tensor | None
     columns_I: Tensor | None
+    dead_I: Tensor | None
 
 
 def sample_rows(num_rows: int, most: int) -> list[int]:
@@ -131,6 +137,9 @@ def linear_facts(
     unrounded_RI = weight_RI / scale_R1
     if not torch.isfinite(unrounded_RI).all():
         return None
+    if factors.dead_I is not None and not factors.dead_I.all():
+        alive_I = ~factors.dead_I
+        weight_RI, codes_RI, unrounded_RI = weight_RI[:, alive_I], codes_RI[:, alive_I], unrounded_RI[:, alive_I]
     difference_RI = (codes_int8(weight_RI, scale_R1).int() - codes_RI.int()).abs()
     rounded_RI = unrounded_RI.round()
     num_clipped = int(((rounded_RI < INT8_MIN) | (rounded_RI > INT8_MAX)).sum())

@@ -10,7 +10,7 @@ Shape legend: O output channels, I input columns, R sampled rows.
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,8 +56,8 @@ Role = Literal["quantized", "rescaled", "unchanged"]
 ROWS_CHECKED = 64
 """Rows of each linear that are requantized to verify its relations."""
 LARGEST_RESIDUAL = 0.75
-"""Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 and GPTQ up
-to 0.41 (measured on a 135M model); a factor that is not the right one leaves several codes."""
+"""Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
+GPTQ up to 0.41; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model)."""
 _COMPARED_BYTES = 4 << 20
 
 
@@ -116,9 +116,13 @@ class _Measured:
     roles: dict[str, Role] = field(default_factory=dict)
     groups: list[SmoothingGroup] = field(default_factory=list)
     facts: list[LinearFacts] = field(default_factory=list)
+    dead: dict[str, Tensor] = field(default_factory=dict)
+    """Source to its channels that are zero in both checkpoints, where there are any."""
 
-    def add_group(self, relation: Relation, factor_O: Tensor, num_zero: int) -> None:
+    def add_group(self, relation: Relation, factor_O: Tensor, dead_O: Tensor) -> None:
         self.vectors[f"inv_smoothing/{relation.source}"] = factor_O
+        if dead_O.any():
+            self.dead[relation.source] = dead_O
         self.groups.append(
             SmoothingGroup(
                 source=relation.source,
@@ -126,7 +130,7 @@ class _Measured:
                 targets=list(relation.targets),
                 smallest=float(factor_O.min()),
                 largest=float(factor_O.max()),
-                num_zero_channels=num_zero,
+                num_zero_channels=int(dead_O.sum()),
             )
         )
 
@@ -205,7 +209,7 @@ class _Measurement:
     def _measure_norm(self, relation: Relation) -> Iterator[Fault]:
         name = relation.source
         self._measured.roles[name] = "rescaled"
-        factor_O, num_zero = norm_factor(self._reference.tensor(name), self._quantized.tensor(name))
+        factor_O, dead_O = norm_factor(self._reference.tensor(name), self._quantized.tensor(name))
         columns = self._reference.index.specs[relation.targets[0]].shape[1]
         unquantized = [target for target in relation.targets if target not in self._linears]
         if reason := factor_fault(factor_O):
@@ -215,7 +219,7 @@ class _Measurement:
         elif unquantized:
             yield Fault(name, f"differs between the checkpoints, but feeds unquantized {', '.join(unquantized)}")
         else:
-            self._measured.add_group(relation, factor_O, num_zero)
+            self._measured.add_group(relation, factor_O, dead_O)
 
     def _read_scales(self) -> Iterator[Fault]:
         for name in self._linears:
@@ -228,39 +232,42 @@ class _Measurement:
         """Row factor, where the linear feeds another one; then how well its factors explain its codes."""
         vectors = self._measured.vectors
         self._measured.roles[name] = "quantized"
-        scale_O = vectors[f"weight_scale/{name}"]
-        columns_I = vectors.get(f"inv_smoothing/{self._source_of.get(name)}")
-        rows_O = None
+        scale_O, source = vectors[f"weight_scale/{name}"], self._source_of.get(name, "")
+        if source in self._rows and f"inv_smoothing/{source}" not in vectors:
+            return  # the source has no usable factor and is refused itself
+        factors = Factors(scale_O, None, vectors.get(f"inv_smoothing/{source}"), self._measured.dead.get(source))
         if relation := self._rows.get(name):
-            rows_O, num_zero = self._row_factor(name, scale_O, columns_I)
+            rows_O, dead_O = self._row_factor(name, factors)
             if reason := factor_fault(rows_O):
                 yield Fault(name, reason)
                 return
-            self._measured.add_group(relation, rows_O, num_zero)
+            self._measured.add_group(relation, rows_O, dead_O)
+            factors = replace(factors, rows_O=rows_O)
         rows = sample_rows(len(scale_O), ROWS_CHECKED)
         weight_RI = torch.cat([self._reference.rows(name, row, row + 1) for row in rows])
         codes_RI = torch.cat([self._quantized.rows(name, row, row + 1) for row in rows])
-        facts = linear_facts(name, weight_RI, codes_RI, rows, Factors(scale_O, rows_O, columns_I))
-        source = "nothing" if columns_I is None else self._source_of[name].removesuffix(".weight").rpartition(".")[2]
+        facts = linear_facts(name, weight_RI, codes_RI, rows, factors)
         if facts is None:
             yield Fault(name, "holds weights that are not finite")
         elif facts.residual_rms > LARGEST_RESIDUAL:
-            yield Fault(name, f"is not explained by what feeds it ({source}): its codes are off by more than rounding")
+            fed_by = "nothing" if factors.columns_I is None else source.removesuffix(".weight").rpartition(".")[2]
+            yield Fault(name, f"is not explained by what feeds it ({fed_by}): its codes are off by more than rounding")
         else:
             self._measured.facts.append(facts)
         self._done(name)
 
-    def _row_factor(self, name: str, scale_O: Tensor, columns_I: Tensor | None) -> tuple[Tensor, int]:
+    def _row_factor(self, name: str, factors: Factors) -> tuple[Tensor, Tensor]:
         parts = [
             row_factor(
                 self._reference.rows(name, start, stop),
                 self._quantized.rows(name, start, stop),
-                scale_O[start:stop],
-                columns_I,
+                factors.scale_O[start:stop],
+                factors.columns_I,
+                factors.dead_I,
             )
             for start, stop in chunks(*self._reference.index.specs[name].shape)
         ]
-        return torch.cat([factor_O for factor_O, _ in parts]), sum(num_zero for _, num_zero in parts)
+        return torch.cat([factor_O for factor_O, _ in parts]), torch.cat([dead_O for _, dead_O in parts])
 
 
 def _profile(

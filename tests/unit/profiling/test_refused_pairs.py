@@ -1,0 +1,269 @@
+"""Pairs that do not correspond, and checkpoints that cannot be profiled: nothing is skipped in silence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flashrl_registry.errors import CheckpointError, CheckpointMismatchError, ProfilingError
+from flashrl_registry.profiling import profile_pair
+
+L0 = "model.layers.0."
+UP, DOWN, GATE = (f"{L0}mlp.{name}_proj.weight" for name in ("up", "down", "gate"))
+Q, K, OUT = (f"{L0}self_attn.{name}_proj.weight" for name in "qko")
+NORM = f"{L0}input_layernorm.weight"
+
+
+def change(name: str, index: int = 0, value: float = 3.0) -> Callable[[Any], None]:
+    def apply(pair: Any) -> None:
+        pair.quantized[name] = pair.quantized[name].clone()
+        pair.quantized[name].view(-1)[index] = value
+
+    return apply
+
+
+def drop(name: str) -> Callable[[Any], None]:
+    return lambda pair: pair.quantized.pop(name)
+
+
+def replace(name: str, make: Callable[[Any], torch.Tensor]) -> Callable[[Any], None]:
+    return lambda pair: pair.quantized.update({name: make(pair)})
+
+
+def set_reference(name: str, value: float) -> Callable[[Any], None]:
+    def apply(pair: Any) -> None:
+        pair.reference[name].view(-1)[2] = value
+
+    return apply
+
+
+def add_biases(pair: Any) -> None:
+    """A bias of a linear whose rows were smoothed is rescaled with them."""
+    pair.reference[f"{L0}mlp.up_proj.bias"] = torch.ones(48)
+    pair.quantized[f"{L0}mlp.up_proj.bias"] = torch.ones(48) * pair.inv_smoothing[UP]
+
+
+def keep_k_proj_in_bf16(pair: Any) -> None:
+    pair.quantized[K] = pair.reference[K]
+    del pair.quantized[f"{K}_scale"]
+
+
+def keep_smoothed_gate_in_bf16(pair: Any) -> None:
+    factor = pair.inv_smoothing[f"{L0}post_attention_layernorm.weight"]
+    pair.quantized[GATE] = (pair.reference[GATE].float() / factor).to(torch.bfloat16)
+    del pair.quantized[f"{GATE}_scale"]
+
+
+def quantize_an_expert(pair: Any) -> None:
+    for name in ("w1", "w2"):
+        weight = f"{L0}block_sparse_moe.experts.0.{name}.weight"
+        pair.reference[weight] = pair.reference[Q]
+        pair.quantized[weight] = pair.quantized[Q]
+        pair.quantized[f"{weight}_scale"] = pair.quantized[f"{Q}_scale"]
+
+
+def quantize_the_embedding(pair: Any) -> None:
+    name = "model.embed_tokens.weight"
+    pair.quantized[name] = torch.zeros(20, 32, dtype=torch.int8)
+    pair.quantized[f"{name}_scale"] = torch.ones(20, 1)
+
+
+def swap_layers(pair: Any) -> None:
+    """Codes of another layer: names and shapes fit, values do not."""
+    other = Q.replace("layers.0", "layers.1")
+    for suffix in ("", "_scale"):
+        pair.quantized[Q + suffix] = pair.quantized[other + suffix]
+
+
+def smooth_up_columns_wrongly(pair: Any) -> None:
+    """The up_proj was smoothed with another norm than the one that the name table says."""
+    norm = f"{L0}post_attention_layernorm.weight"
+    pair.quantized[norm] = (pair.quantized[norm].float().flip(0)).to(torch.bfloat16)
+    pair.reference[norm] = pair.reference[norm].abs() + 1
+    pair.quantized[norm] = pair.quantized[norm].abs() + 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "names", "reason"),
+    [
+        (drop(f"{Q}_scale"), [f"{Q}_scale"], "missing"),
+        (drop("lm_head.weight"), ["lm_head.weight"], "missing from the quantized"),
+        (drop(Q), [Q, f"{Q}_scale"], "missing from the quantized"),
+        (replace("extra.weight", lambda _: torch.ones(2)), ["extra.weight"], "not in the reference"),
+        (replace(f"{Q}_zero_point", lambda _: torch.zeros(32, 1)), [f"{Q}_zero_point"], "symmetric"),
+        (replace(f"{L0}self_attn.q_proj.input_scale", lambda _: torch.ones(1)), ["input_scale"], "static activation"),
+        (replace(f"{Q}_scale", lambda _: torch.ones(32, 2)), [f"{Q}_scale"], "one scale per output channel"),
+        (replace(f"{Q}_scale", lambda _: torch.ones(1)), [f"{Q}_scale"], "one scale per output channel"),
+        (replace(f"{Q}_scale", lambda _: torch.ones(32, 1).int()), [f"{Q}_scale"], "floating-point"),
+        (replace(Q, lambda p: p.quantized[Q][:, :16].contiguous()), [Q], "shape"),
+        (replace(Q, lambda p: p.quantized[Q].to(torch.int32)), [Q], "int32"),
+        (replace(Q, lambda p: p.quantized[Q].float().to(torch.float8_e4m3fn)), [Q], "float8"),
+        (replace("model.norm.weight", lambda _: torch.ones(31)), ["model.norm.weight"], "shape"),
+        (replace("model.norm.weight", lambda _: torch.ones(32).to(torch.int8)), ["model.norm.weight"], "int8"),
+        (quantize_an_expert, [f"{L0}block_sparse_moe.experts.0.w1", "w2"], "nothing is known"),
+        (quantize_the_embedding, ["model.embed_tokens.weight"], "nothing is known"),
+        (change("model.embed_tokens.weight", 600), ["model.embed_tokens.weight"], "differs"),
+        (change("lm_head.weight", 639), ["lm_head.weight"], "differs"),
+        (change("model.norm.weight"), ["model.norm.weight"], "differs"),
+        (replace("model.norm.weight", lambda p: p.reference["model.norm.weight"].float() + 1), ["norm"], "differs"),
+        (replace("lm_head.weight", lambda p: p.reference["lm_head.weight"].float() + 1), ["lm_head"], "differs"),
+        (add_biases, [f"{L0}mlp.up_proj.bias"], "differs"),
+        (keep_smoothed_gate_in_bf16, [GATE], "differs"),
+        (keep_k_proj_in_bf16, [NORM], "feeds unquantized"),
+        (change(NORM, value=0.0), [NORM], "no positive, finite factor in 1 of 32"),
+        (change(NORM, value=float("nan")), [NORM], "no positive, finite factor"),
+        (change(NORM, value=float("inf")), [NORM], "no positive, finite factor"),
+        (set_reference(NORM, 0.0), [NORM], "no positive, finite factor"),
+        (change(f"{Q}_scale", value=0.0), [f"{Q}_scale"], "not positive and finite in 1 rows"),
+        (change(f"{Q}_scale", value=float("nan")), [f"{Q}_scale"], "not positive and finite"),
+        (replace(UP, lambda p: -p.quantized[UP].clamp(min=-127)), [UP], "no positive, finite factor in 48 of 48"),
+        (replace(UP, lambda p: torch.zeros_like(p.quantized[UP])), [UP], "no positive, finite factor"),
+        (set_reference(UP, float("nan")), [UP], "no positive, finite factor"),
+        (set_reference(OUT, float("nan")), [OUT], "not finite"),
+        (set_reference(OUT, float("inf")), [OUT], "not finite"),
+        (swap_layers, [Q], "input_layernorm"),
+        (smooth_up_columns_wrongly, [GATE], "post_attention_layernorm"),
+        (replace(OUT, lambda p: p.quantized[OUT].flip(1)), [OUT], "(nothing)"),
+        (replace(DOWN, lambda p: p.quantized[DOWN].flip(1)), [DOWN], "(up_proj)"),
+    ],
+)
+def test_a_pair_that_does_not_correspond_is_refused_by_name(
+    pair: Any, tmp_path: Path, spoil: Callable[[Any], None], names: list[str], reason: str
+) -> None:
+    spoil(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    for name in names:
+        assert name in str(caught.value)
+        assert any(name in fault["name"] for fault in caught.value.context["faults"])
+    assert reason in str(caught.value)
+    assert caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_faults_are_listed_at_once_and_alike_ones_as_a_family(pair: Any, tmp_path: Path) -> None:
+    for layer in range(2):
+        pair.quantized[f"model.layers.{layer}.self_attn.rotary.inv_freq"] = torch.ones(4)
+    drop(f"{Q}_scale")(pair)
+    drop("lm_head.weight")(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert len(caught.value.context["faults"]) == 4
+    assert "model.layers.{0..1}.self_attn.rotary.inv_freq: is not in the reference checkpoint" in str(caught.value)
+    assert "4 faults" in str(caught.value)
+
+
+def test_wrong_values_are_all_listed(pair: Any, tmp_path: Path) -> None:
+    change("model.norm.weight")(pair)
+    change("lm_head.weight")(pair)
+    change(f"{Q}_scale", value=-1.0)(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    names = [fault["name"] for fault in caught.value.context["faults"]]
+    assert names == ["lm_head.weight", "model.norm.weight", f"{Q}_scale"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (("config", "quant_method", "gptq"), "quant_method is 'gptq'"),
+        (("config", "format", "pack-quantized"), "format is 'pack-quantized'"),
+        (("config", "kv_cache_scheme", {"num_bits": 8}), "kv_cache_scheme is set"),
+        (("config", "transform_config", {"config_groups": {"R1": {}}}), "transform_config is set"),
+        (("config", "sparsity_config", {"format": "sparse-bitmask"}), "sparsity_config.format is 'sparse-bitmask'"),
+        (("config", "config_groups", {}), "config_groups is empty"),
+        (("group", "format", "float-quantized"), "group_0.format is 'float-quantized'"),
+        (("group", "weights", None), "group_0.weights is missing"),
+        (("group", "output_activations", {"num_bits": 8}), "group_0.output_activations is set"),
+        (("weights", "num_bits", 4), "weights.num_bits is 4, not 8"),
+        (("weights", "type", "float"), "weights.type is 'float', not 'int'"),
+        (("weights", "symmetric", False), "weights.symmetric is False, not True"),
+        (("weights", "strategy", "group"), "weights.strategy is 'group', not 'channel'"),
+        (("input_activations", "dynamic", False), "input_activations.dynamic is False, not True"),
+        (("input_activations", "strategy", "tensor"), "input_activations.strategy is 'tensor', not 'token'"),
+    ],
+)
+def test_another_quantization_is_refused_by_setting(
+    pair: Any, tmp_path: Path, setting: tuple[str, str, Any], text: str
+) -> None:
+    where, key, value = setting
+    config = pair.quantized_config["quantization_config"]
+    {"config": config, "group": pair.group}.get(where, pair.group.get(where))[key] = value
+    with pytest.raises(ProfilingError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert text in str(caught.value)
+
+
+def test_all_settings_that_differ_are_listed(pair: Any, tmp_path: Path) -> None:
+    pair.quantized_config["quantization_config"]["format"] = "naive-quantized"
+    pair.group["weights"] |= {"num_bits": 4, "symmetric": False}
+    with pytest.raises(ProfilingError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert len(caught.value.context["faults"]) == 3
+
+
+def test_groups_that_disagree_on_activations_are_refused(pair: Any, tmp_path: Path) -> None:
+    groups = pair.quantized_config["quantization_config"]["config_groups"]
+    groups["group_1"] = {**groups["group_0"], "input_activations": None}
+    with pytest.raises(ProfilingError, match="disagree on input_activations"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_the_key_of_older_checkpoints_is_read(pair: Any, tmp_path: Path) -> None:
+    pair.quantized_config["compression_config"] = pair.quantized_config.pop("quantization_config")
+    profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_the_two_checkpoints_in_the_wrong_order_are_refused(pair: Any, tmp_path: Path) -> None:
+    reference, quantized = pair.write()
+    with pytest.raises(ProfilingError, match="given as the reference"):
+        profile_pair(quantized, reference, tmp_path / "out")
+
+
+def test_a_second_bf16_checkpoint_is_refused(pair: Any, tmp_path: Path) -> None:
+    reference, _ = pair.write()
+    with pytest.raises(ProfilingError, match="not a quantized checkpoint"):
+        profile_pair(reference, reference, tmp_path / "out")
+
+
+def test_a_config_that_promises_int8_without_any_is_refused(pair: Any, tmp_path: Path) -> None:
+    pair.quantized = dict(pair.reference)
+    with pytest.raises(CheckpointMismatchError, match="holds no int8 weight"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_an_integer_reference_is_refused(pair: Any, tmp_path: Path) -> None:
+    pair.reference[Q] = pair.quantized[Q]
+    with pytest.raises(CheckpointMismatchError, match="is int8 in the reference"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_an_unknown_scheme_is_refused(pair: Any, tmp_path: Path) -> None:
+    with pytest.raises(ProfilingError, match="'fp8'"):
+        profile_pair(*pair.write(), tmp_path / "out", scheme="fp8")
+
+
+def test_a_missing_folder_and_a_file_that_was_cut_short_are_refused(pair: Any, tmp_path: Path) -> None:
+    reference, quantized = pair.write()
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        profile_pair(tmp_path / "absent", quantized, tmp_path / "out")
+    file = reference / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cut short"):
+        profile_pair(reference, quantized, tmp_path / "out")
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(pair: Any, tmp_path: Path) -> None:
+    reference, quantized = pair.write()
+    file = reference / "model.safetensors"
+    with pytest.raises(CheckpointError, match="while it was read"):
+        profile_pair(reference, quantized, tmp_path / "out", progress=lambda *_: file.write_bytes(b""))
+
+
+def test_what_an_unusable_source_feeds_is_not_blamed(pair: Any, tmp_path: Path) -> None:
+    replace(UP, lambda p: torch.zeros_like(p.quantized[UP]))(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert [fault["name"] for fault in caught.value.context["faults"]] == [UP]
