@@ -16,8 +16,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from flashrl_registry.documents._base import Document
-from flashrl_registry.documents.strict_yaml import Parsed, dump_text, parse_text, pointer_text
+from flashrl_registry.documents.strict_yaml import Parsed, parse_text, pointer_text
 from flashrl_registry.documents.strict_yaml import Path as KeyPath
+from flashrl_registry.documents.yaml_writer import dump_text
 from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaError, SchemaVersionError
 
 D = TypeVar("D", bound=Document)

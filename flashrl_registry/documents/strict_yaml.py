@@ -2,32 +2,34 @@
 
 PyYAML's safe loader keeps the last of two equal keys, reads ``no`` as false and ``1e-3`` as a string, and expands
 aliases without bound. This door reads the event stream itself and refuses anything that could mean two things:
-anchors, aliases, tags, merge keys, duplicate or non-string keys, several documents, NaN and infinity. Scalars
-follow the YAML 1.2 core schema, of which JSON is a subset.
+anchors, aliases, tags, directives, merge keys, duplicate or non-string keys, several documents, NaN, infinity,
+whole numbers that JSON readers round, and characters that end a line in YAML 1.1 but not in 1.2. Scalars follow the
+YAML 1.2 core schema, of which JSON is a subset.
 """
 
+import itertools
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from flashrl_registry.documents.scalars import resolve_scalar
 from flashrl_registry.errors import Finding, ParseError
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
 MAX_DEPTH = 32
+MAX_FINDINGS = 100
 
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
 
-_NULL = {"", "~", "null", "Null", "NULL"}
-_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]{1,40}")
-_OCTAL = re.compile(r"0o[0-7]{1,40}")
-_HEX = re.compile(r"0x[0-9a-fA-F]{1,40}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_BREAKS_OF_1_1 = re.compile("[\x85\u2028\u2029]")
+# Allowed raw in a JSON string, but not in a YAML file, or not with the same meaning.
+_ONLY_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -47,30 +49,6 @@ class Parsed:
     keys: dict[Path, Place] = field(default_factory=dict)
 
 
-def resolve_scalar(text: str) -> Any:
-    """Value of a plain scalar by the YAML 1.2 core schema.
-
-    Raises:
-        ValueError: NaN or infinity, however spelt.
-    """
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
-    if _INT.fullmatch(text):
-        return int(text)
-    if _OCTAL.fullmatch(text) or _HEX.fullmatch(text):
-        return int(text, 0)
-    if _FLOAT.fullmatch(text):
-        number = float(text)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError(f"{text} is too large for a number")
-        return number
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is not a finite number")
-    return text
-
-
 class _Builder:
     """Builds plain data from YAML events without recursion, collecting every fault."""
 
@@ -81,6 +59,7 @@ class _Builder:
         self.parsed = Parsed(None)
         self.stack: list[tuple[Any, Path]] = []
         self.pending_key: list[str | None] = []
+        self.refused_key_depth: int | None = None
         self.nodes = 0
         self.documents = 0
 
@@ -128,10 +107,10 @@ class _Builder:
         full = (*path, name)
         if not isinstance(resolved, str):
             self.fault(event.start_mark, f"keys are strings: write '{name}' in quotes", path)
-        if name == "<<":
+        if plain and name == "<<":
             self.fault(event.start_mark, "merge keys are not allowed; write the values out", path)
         if name in container:
-            line, column = self.parsed.keys[full]
+            line, column = self.parsed.keys.get(full, (0, 0))
             self.fault(event.start_mark, f"duplicate key '{name}', first at {line}:{column}", path)
         else:
             self.parsed.keys[full] = (event.start_mark.line + 1, event.start_mark.column + 1)
@@ -154,13 +133,35 @@ class _Builder:
         self.check_node(event)
         if self.awaiting_key():
             self.fault(event.start_mark, "keys are strings, not lists or maps", self.stack[-1][1])
-            self.pending_key[-1] = f"\0{self.nodes}"
-        path = self.put(container, event)
-        self.stack.append((container, path))
+            if self.refused_key_depth is None:
+                self.refused_key_depth = len(self.stack)
+            # Built beside the document, so that what follows is still read as the pairs that it is.
+            self.stack.append((container, self.stack[-1][1]))
+        else:
+            self.stack.append((container, self.put(container, event)))
         self.pending_key.append(None)
 
+    def close(self) -> None:
+        self.stack.pop()
+        self.pending_key.pop()
+        if self.refused_key_depth == len(self.stack):
+            self.refused_key_depth = None
+            self.refuse_key()
+
+    def refuse_key(self) -> None:
+        """A name that no document can have, for a key that was refused."""
+        self.pending_key[-1] = f"\0{self.nodes}"
+
+    def alias(self, event: Any) -> None:
+        self.nodes += 1
+        self.fault(event.start_mark, f"aliases are not allowed: *{event.anchor}; write the value out")
+        if self.awaiting_key():
+            self.refuse_key()
+        else:
+            self.put(None, event)
+
     def feed(self, event: Any) -> bool:
-        """Take one event; False when reading further would cost too much."""
+        """Take one event; False when reading further would cost too much or tell nothing new."""
         if isinstance(event, yaml.ScalarEvent):
             self.scalar(event)
         elif isinstance(event, yaml.MappingStartEvent):
@@ -168,26 +169,26 @@ class _Builder:
         elif isinstance(event, yaml.SequenceStartEvent):
             self.open(event, [])
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            self.stack.pop()
-            self.pending_key.pop()
+            self.close()
         elif isinstance(event, yaml.AliasEvent):
-            self.fault(event.start_mark, f"aliases are not allowed: *{event.anchor}; write the value out")
-            if self.awaiting_key():
-                self.pending_key[-1] = f"\0{self.nodes}"
-            else:
-                self.put(None, event)
+            self.alias(event)
         elif isinstance(event, yaml.DocumentStartEvent):
+            if event.version or event.tags:
+                self.fault(event.start_mark, "directives are not allowed; documents are YAML 1.2 without tags")
             self.documents += 1
             if self.documents > 1:
                 self.fault(event.start_mark, "one document to a file")
                 return False
+        return self.within_limits(event)
+
+    def within_limits(self, event: Any) -> bool:
         if len(self.stack) > MAX_DEPTH:
             self.fault(event.start_mark, f"nested deeper than {MAX_DEPTH} levels", self.stack[-1][1])
             return False
         if self.nodes > self.max_nodes:
             self.fault(event.start_mark, f"more than {self.max_nodes} values")
             return False
-        return True
+        return len(self.findings) < MAX_FINDINGS
 
 
 def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes: int = MAX_NODES) -> Parsed:
@@ -208,7 +209,9 @@ def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
         raise ParseError([Finding(source, f"{size} bytes; the limit is {max_bytes}", code="parse")])
+    text = _json_as_yaml(text)
     builder = _Builder(source, max_nodes)
+    builder.findings += _ambiguous_breaks(text, source)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             if not builder.feed(event):
@@ -224,40 +227,41 @@ def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes:
     return builder.parsed
 
 
+def _json_as_yaml(text: str) -> str:
+    """JSON whose characters YAML refuses or reads otherwise, with those escaped; any other text as it is.
+
+    YAML has no surrogate pairs (``json.dumps`` writes them for an emoji) and forbids some raw characters that JSON
+    allows. Columns after such a character on the same line shift.
+    """
+    if not (_ONLY_JSON.search(text) or _SURROGATES.search(text)):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    text = _SURROGATES.sub(_code_point, text)
+    return _ONLY_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _code_point(match: re.Match[str]) -> str:
+    high, low = int(match[2], 16), int(match[3], 16)
+    return f"{match[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
+
+
+def _ambiguous_breaks(text: str, source: str) -> list[Finding]:
+    findings = []
+    for match in itertools.islice(_BREAKS_OF_1_1.finditer(text), MAX_FINDINGS):
+        line = text.count("\n", 0, match.start()) + 1
+        column = match.start() - text.rfind("\n", 0, match.start())
+        code = f"{ord(match[0]):04x}"
+        message = f"U+{code} ends a line in YAML 1.1 and not in 1.2; write \\u{code} in double quotes"
+        findings.append(Finding(source, message, line, column, code="parse"))
+    return findings
+
+
 def pointer_text(path: Path) -> str:
     """``('rules', 2, 'scheme')`` as ``rules[2].scheme``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
     return text
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML that the strict door reads back as the same data."""
-
-
-def _is_plain_string(text: str) -> bool:
-    try:
-        return isinstance(resolve_scalar(text), str)
-    except ValueError:
-        return False
-
-
-def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # PyYAML quotes by YAML 1.1 rules; '1e-3' would come back from a 1.2 reader as a number.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _is_plain_string(text) else "'")
-
-
-def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.SequenceNode:
-    short = all(isinstance(item, int | float | str) for item in items) and sum(len(str(i)) + 2 for i in items) < 90
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
-
-
-_Dumper.add_representer(str, _represent_str)
-_Dumper.add_representer(list, _represent_list)
-_Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
-
-
-def dump_text(data: Any, header: str = "") -> str:
-    """YAML text of plain data, keys in their order, after ``header`` lines."""
-    return header + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,49 @@
+"""Plain scalars by the YAML 1.2 core schema, of which JSON's are a part: ``no`` is a string, ``1e-3`` a number."""
+
+import re
+from typing import Any
+
+# RFC 8785 refuses larger ones: a reader that holds numbers as doubles would round them.
+MAX_INT = 2**53 - 1
+
+_WORDS = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_WHOLE = (
+    (re.compile(r"[-+]?[0-9]+"), 10),
+    (re.compile(r"0o[0-7]+"), 8),
+    (re.compile(r"0x[0-9a-fA-F]+"), 16),
+)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def resolve_scalar(text: str) -> Any:
+    """Value of a plain scalar by the YAML 1.2 core schema.
+
+    Raises:
+        ValueError: NaN or infinity, however spelt; a whole number that JSON readers round.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    for pattern, radix in _WHOLE:
+        if pattern.fullmatch(text):
+            return _whole(text, radix)
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"{text} is too large for a number")
+        return number
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a finite number")
+    return text
+
+
+def _whole(text: str, radix: int) -> int:
+    # int() refuses thousands of digits by itself; a number that long is too large in any radix.
+    number = int(text, radix) if len(text) <= 64 else MAX_INT + 1
+    if abs(number) > MAX_INT:
+        shown = text if len(text) <= 64 else text[:61] + "..."
+        raise ValueError(f"{shown} is larger than {MAX_INT}; write it in quotes if it is a name")
+    return number
