@@ -7,6 +7,7 @@ ranges are all there, so nothing else needs to be read.
 
 import json
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _DTYPES = {
     "BOOL": "bool",
 }  # fmt: skip
 _MAX_HEADER = 100 << 20
+# Braces would read as families in a plan; a name with a space was never seen.
+_NAME = re.compile(r"[^\s{}]{1,512}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        if not _NAME.fullmatch(name):
+            raise CheckpointError(f"{file}: {name[:80]!r} is no tensor name: empty, too long, or with a space or brace")
         try:
             dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             spec = TensorSpec(name=name, shape=shape, dtype=_DTYPES[dtype])  # type: ignore[arg-type]

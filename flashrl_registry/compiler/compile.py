@@ -19,7 +19,7 @@ from flashrl_registry.documents import (
     TensorSpec,
     base_model_info,
 )
-from flashrl_registry.documents.names import expand, factor, natural_key
+from flashrl_registry.documents.names import expand, factor, is_index, natural_key
 from flashrl_registry.documents.plan import Treatment
 from flashrl_registry.errors import CompileError, Diagnostic
 
@@ -156,8 +156,8 @@ def _active_smoothing(
 
 def _template(name: str) -> tuple[str, tuple[int, ...]]:
     parts = name.split(".")
-    indices = tuple(int(part) for part in parts if part.isdigit())
-    return ".".join("{}" if part.isdigit() else part for part in parts), indices
+    indices = tuple(int(part) for part in parts if is_index(part))
+    return ".".join("{}" if is_index(part) else part for part in parts), indices
 
 
 def _smoothing_families(groups: Iterable[SmoothingGroup]) -> list[Smoothing]:
@@ -185,7 +185,7 @@ def _segments(pattern: str) -> list[str]:
     found, depth, current = [], 0, ""
     for char in pattern + ".":
         if char == "." and depth == 0:
-            if current.startswith("{") or current.isdigit():
+            if current.startswith("{") or is_index(current):
                 found.append(current)
             current = ""
             continue

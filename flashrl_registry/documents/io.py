@@ -4,20 +4,18 @@ One path for every document: bytes -> strict YAML -> version check -> strict mod
 reported at once and each with ``file:line:col``.
 """
 
-import difflib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flashrl_registry.documents._base import Document
-from flashrl_registry.documents.strict_yaml import Parsed, parse_text, pointer_text
-from flashrl_registry.documents.strict_yaml import Path as KeyPath
+from flashrl_registry.documents.findings import describe, schema_findings
+from flashrl_registry.documents.strict_yaml import Parsed, parse_text
 from flashrl_registry.documents.yaml_writer import dump_text
 from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaError, SchemaVersionError
 
@@ -90,7 +88,7 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
         # The JSON path is the only one that stays strict and accepts a list where a tuple is declared.
         document = model.model_validate_json(json.dumps(parsed.data))
     except ValidationError as exc:
-        raise SchemaError(_findings(exc, parsed, source, model)) from exc
+        raise SchemaError(schema_findings(exc, parsed, source, model)) from exc
     recorded = getattr(document, "digest", None)
     if recorded is not None and recorded != (actual := document.compute_digest()):
         raise IntegrityError(
@@ -105,85 +103,24 @@ def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
     wanted = f"flashrl.{model.KIND}/v{model.MAJOR}"
     if not isinstance(parsed.data, dict):
         raise SchemaError([Finding(source, f"a {model.KIND} is a map with schema_version: {wanted}", 1, 1)])
+    line, column = parsed.places.get(("schema_version",), parsed.places[()])
+
+    def finding(message: str, code: str = "schema") -> Finding:
+        return Finding(source, message, line, column, "schema_version", code)
+
     given = parsed.data.get("schema_version")
-    line, column = parsed.places.get(("schema_version",), (1, 1))
     match = _VERSION.fullmatch(given) if isinstance(given, str) else None
+    if "schema_version" not in parsed.data:
+        raise SchemaError([finding(f"required key 'schema_version' is missing; it is {wanted}", "missing")])
     if match is None:
-        raise SchemaError([Finding(source, f"must be {wanted}, not {given!r}", line, column, "schema_version")])
+        raise SchemaError([finding(f"must be {wanted}, not {describe(given)}")])
     kind, major = match[1], int(match[2])
     if kind != model.KIND:
-        raise SchemaError([Finding(source, f"this is a {kind}; a {model.KIND} was asked for", line, column)])
+        raise SchemaError([finding(f"this is a {kind}; a {model.KIND} was asked for", "kind")])
     if major > model.MAJOR:
         message = f"schema v{major} is newer than this release reads (v{model.MAJOR})"
-        finding = Finding(source, message, line, column, "schema_version", "schema-version")
-        raise SchemaVersionError([finding], hint="upgrade flashrl-registry to the release that wrote the file")
-
-
-def _findings(exc: ValidationError, parsed: Parsed, source: str, model: type[BaseModel]) -> list[Finding]:
-    findings = []
-    for error in exc.errors(include_url=False, include_context=False):
-        path = _data_path(error["loc"], parsed.data)
-        message = error["msg"]
-        place = parsed.places.get(path)
-        if error["type"] == "extra_forbidden":
-            place = parsed.keys.get(path, place)
-            message = "unknown key" + _did_you_mean(str(path[-1]), _field_names(model, path[:-1]))
-        elif error["type"] == "missing":
-            place = parsed.places.get(path[:-1], (1, 1))
-            message = f"required key '{path[-1]}' is missing"
-        elif error["type"] == "literal_error":
-            message += _did_you_mean(str(error["input"]), re.findall(r"'([^']+)'", error["msg"]))
-        while place is None and path:
-            path = path[:-1]
-            place = parsed.places.get(path)
-        line, column = place or (1, 1)
-        findings.append(Finding(source, message, line, column, pointer_text(path), error["type"]))
-    return findings
-
-
-def _data_path(loc: Iterable[str | int], data: Any) -> KeyPath:
-    """Drop the union tags that pydantic puts into ``loc`` and that the data does not have."""
-    path: list[str | int] = []
-    here = data
-    items = list(loc)
-    for index, part in enumerate(items):
-        if isinstance(here, dict):
-            if part not in here and index + 1 < len(items) and items[index + 1] in here:
-                continue
-            path.append(part)
-            here = here.get(part)
-        elif isinstance(here, list):
-            path.append(part)
-            here = here[part] if isinstance(part, int) and part < len(here) else None
-        else:
-            break
-    return tuple(path)
-
-
-def _field_names(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Names that are valid where ``path`` points, following nested models, lists and unions."""
-    models = [model]
-    for part in path:
-        if isinstance(part, int):
-            continue
-        found: list[type[BaseModel]] = []
-        for candidate in models:
-            info = candidate.model_fields.get(part)
-            if info is not None:
-                found += _models_in(info.annotation)
-        models = found
-    return [name for candidate in models for name in candidate.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in get_args(annotation) for model in _models_in(arg)]
-
-
-def _did_you_mean(given: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(given, valid, n=1)
-    return f"; did you mean '{near[0]}'?" if near else (f"; valid: {', '.join(sorted(set(valid)))}" if valid else "")
+        hint = "upgrade flashrl-registry to the release that wrote the file"
+        raise SchemaVersionError([finding(message, "schema-version")], hint=hint)
 
 
 def yaml_text(document: Document) -> str:

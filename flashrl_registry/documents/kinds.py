@@ -1,10 +1,10 @@
 """Every kind of document, and reading a file without knowing its kind beforehand."""
 
-import difflib
 import re
 from pathlib import Path
 
 from flashrl_registry.documents._base import Document
+from flashrl_registry.documents.findings import describe, did_you_mean
 from flashrl_registry.documents.io import parse_as, read_text, validate_parsed
 from flashrl_registry.documents.manifest import Manifest
 from flashrl_registry.documents.plan import Plan
@@ -38,11 +38,12 @@ def read_any(path: Path) -> Document:
     kind = claimed_kind(f"schema_version: {given}") or ""
     if kind in KINDS:
         return validate_parsed(parsed, source, KINDS[kind])
-    near = difflib.get_close_matches(kind, KINDS, n=1)
-    message = (
-        f"'{given}' is no document of this release; did you mean 'flashrl.{near[0]}/v{KINDS[near[0]].MAJOR}'?"
-        if near
-        else f"must be one of {', '.join(f'flashrl.{name}/v{model.MAJOR}' for name, model in KINDS.items())}"
-    )
-    line, column = parsed.places.get(("schema_version",), (1, 1))
+    known = [f"flashrl.{name}/v{model.MAJOR}" for name, model in KINDS.items()]
+    if not isinstance(parsed.data, dict):
+        message = f"a document is a map with a schema_version: {', '.join(known)}"
+    elif given is None:
+        message = f"required key 'schema_version' is missing; it is one of {', '.join(known)}"
+    else:
+        message = f"{describe(given)} names no document of this release" + did_you_mean(str(given), known)
+    line, column = parsed.places.get(("schema_version",)) or parsed.places.get((), (1, 1))
     raise SchemaError([Finding(source, message, line, column, "schema_version", "kind")])

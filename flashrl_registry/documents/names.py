@@ -81,8 +81,8 @@ def factor(names: Iterable[str]) -> list[str]:
     templates: dict[tuple[str, ...], list[tuple[int, ...]]] = defaultdict(list)
     for name in names:
         parts = name.split(".")
-        template = tuple("{}" if _is_index(part) else part for part in parts)
-        templates[template].append(tuple(int(part) for part in parts if _is_index(part)))
+        template = tuple("{}" if is_index(part) else part for part in parts)
+        templates[template].append(tuple(int(part) for part in parts if is_index(part)))
     patterns = []
     for template, indices in templates.items():
         for braces in _boxes(sorted(set(indices))):
@@ -91,7 +91,8 @@ def factor(names: Iterable[str]) -> list[str]:
     return sorted(patterns, key=natural_key)
 
 
-def _is_index(part: str) -> bool:
+def is_index(part: str) -> bool:
+    """A path segment that counts something: a number without leading zeros."""
     return part.isascii() and part.isdigit() and (part == "0" or part[0] != "0") and len(part) <= 7
 
 
@@ -126,4 +127,6 @@ def _brace(indices: list[int]) -> str:
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which layer 9 comes before layer 10."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part)
+    # [0-9] and a limit on length: str.isdigit() is true of superscripts, and int() refuses thousands of digits.
+    parts = (part for part in re.split(r"([0-9]{1,18})", name) if part)
+    return tuple((0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)

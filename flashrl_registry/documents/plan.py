@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from flashrl_registry.documents._base import Digest, Document, Frozen
 from flashrl_registry.documents.names import MAX_MEMBERS, expand, family_size
 from flashrl_registry.documents.profile import Sidecar
-from flashrl_registry.documents.rules import EngineSettings, Rule, RuleName, UpdateSettings
+from flashrl_registry.documents.rules import EngineSettings, RuleList, RuleName, UpdateSettings
 from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
 
 Treatment = Literal["keep", "int8", "rescale"]
@@ -78,7 +78,7 @@ class Plan(Document):
     """What the plan asks of the engine."""
     update: UpdateSettings
     """How weight updates are quantized."""
-    rules: Annotated[list[Rule], Field(min_length=1)]
+    rules: RuleList
     """The rules it was compiled from."""
     profile: ProfileRef | None = None
     """The profile it was compiled with; None without smoothing."""

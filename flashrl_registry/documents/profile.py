@@ -44,7 +44,7 @@ class QuantizedCheckpoint(Frozen):
     """compressed-tensors ``format``, such as ``int-quantized``."""
     weights: QuantArgs
     """How the checkpoint's linears are quantized."""
-    input_activations: QuantArgs | None
+    input_activations: QuantArgs | None = None
     """How their inputs are quantized; None for weight-only."""
 
 

@@ -1,14 +1,40 @@
 """Rules: what a person writes. ``compile`` turns them into a Plan."""
 
-from typing import Annotated, ClassVar, Literal, Self
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, Field
 
 from flashrl_registry.documents._base import Document, Frozen
+from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.quantization import SchemeName
 
 RuleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-VersionRange = Annotated[str, Field(pattern=r"^[0-9A-Za-z.,<>=!~ *+]{1,128}$")]
+
+
+def _check_range(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier as exc:
+        raise ValueError(f"'{text}' is not a version range such as >=0.25.1,<0.34") from exc
+    return text
+
+
+def _check_target(target: str) -> str:
+    if target.startswith("re:"):
+        try:
+            re.compile(target[3:])
+        except (re.error, RecursionError, OverflowError) as exc:
+            raise ValueError(f"'{target}' is not a regular expression: {exc}") from exc
+    elif "{" in target:
+        family_size(target)
+    return target
+
+
+VersionRange = Annotated[str, Field(pattern=r"^[0-9A-Za-z.,<>=!~ *+]{1,128}$"), AfterValidator(_check_range)]
+Target = Annotated[str, Field(min_length=1), AfterValidator(_check_target)]
+"""A name, family, glob or regular expression; see ``Rule.targets``."""
 SUPPORTED_VLLM = ">=0.25.1,<0.34"
 
 
@@ -19,10 +45,23 @@ class Rule(Frozen):
     """Shown by explain and in errors."""
     scheme: SchemeName
     """What happens to the weights of the modules; their biases stay as they are."""
-    targets: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    """Module or tensor names: exact, glob (``*.mlp.*``), or ``re:`` and a regular expression for the whole name."""
-    ignore: list[str] = []
+    targets: Annotated[list[Target], Field(min_length=1)]
+    """Module or tensor names: exact, family (``layers.{0..3}.mlp``), glob (``*.mlp.*``), or ``re:`` and a regular
+    expression for the whole name."""
+    ignore: list[Target] = []
     """Exceptions to ``targets``, written the same way."""
+
+
+def _unique_names(rules: list[Rule]) -> list[Rule]:
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.name in seen:
+            raise ValueError(f"two rules are named '{rule.name}'; errors and explain name rules")
+        seen.add(rule.name)
+    return rules
+
+
+RuleList = Annotated[list[Rule], Field(min_length=1), AfterValidator(_unique_names)]
 
 
 class EngineSettings(Frozen):
@@ -56,14 +95,5 @@ class Rules(Document):
     """What the plan asks of the engine."""
     update: UpdateSettings = UpdateSettings()
     """How weight updates are quantized."""
-    rules: Annotated[list[Rule], Field(min_length=1)]
+    rules: RuleList
     """Each module of the checkpoint is claimed by exactly one of them."""
-
-    @model_validator(mode="after")
-    def _unique_names(self) -> Self:
-        seen: set[str] = set()
-        for rule in self.rules:
-            if rule.name in seen:
-                raise ValueError(f"two rules are named '{rule.name}'; errors and explain name rules")
-            seen.add(rule.name)
-        return self

@@ -210,8 +210,9 @@ def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes:
     if size > max_bytes:
         raise ParseError([Finding(source, f"{size} bytes; the limit is {max_bytes}", code="parse")])
     text = _json_as_yaml(text)
+    if breaks := _ambiguous_breaks(text, source):  # the parser would count other lines after them
+        raise ParseError(breaks)
     builder = _Builder(source, max_nodes)
-    builder.findings += _ambiguous_breaks(text, source)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             if not builder.feed(event):

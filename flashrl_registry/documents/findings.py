@@ -1,0 +1,124 @@
+"""Pydantic's errors as findings: with the place in the file, in the file's words, with the nearest valid name."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from flashrl_registry.documents.strict_yaml import Parsed, Path, pointer_text
+from flashrl_registry.errors import Finding
+
+_NOUNS = {
+    "list_type": "a list", "dict_type": "a map", "model_type": "a map", "model_attributes_type": "a map",
+    "string_type": "a string", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+}  # fmt: skip
+
+
+def schema_findings(exc: ValidationError, parsed: Parsed, source: str, model: type[BaseModel]) -> list[Finding]:
+    """Every error of a validation, in the order of the fields.
+
+    Args:
+        exc: What pydantic raised.
+        parsed: The data that was validated, with places.
+        source: File name for messages.
+        model: The model that it was validated against.
+    """
+    return [_finding(error, parsed, source, model) for error in exc.errors(include_url=False, include_context=True)]
+
+
+def describe(value: Any) -> str:
+    """A value as an error message names it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict | list):
+        return "a map" if isinstance(value, dict) else "a list"
+    return f"the string {value!r}" if isinstance(value, str) else f"the number {value!r}"
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or the whole list where nothing is near; case does not matter."""
+    by_lower = {name.lower(): name for name in valid}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=1)
+    if near:
+        return f"; did you mean '{by_lower[near[0]]}'?"
+    return f"; valid: {', '.join(sorted(by_lower.values()))}" if by_lower else ""
+
+
+def _finding(error: ErrorDetails, parsed: Parsed, source: str, model: type[BaseModel]) -> Finding:
+    path, kind, context = _data_path(error["loc"], parsed.data), error["type"], error.get("ctx", {})
+    message, place = error["msg"], parsed.places.get(path)
+    if kind == "extra_forbidden":
+        message = "unknown key" + did_you_mean(str(path[-1]), _field_names(model, path[:-1], parsed.data))
+        place = parsed.keys.get(path, place)
+    elif kind == "missing":
+        message = f"required key '{path[-1]}' is missing"
+        place = parsed.places.get(path[:-1])
+    elif kind == "union_tag_not_found":
+        message = f"required key {context['discriminator']} is missing"
+    elif kind == "union_tag_invalid":
+        path = (*path, str(context["discriminator"]).strip("'"))
+        message = f"must be one of {context['expected_tags']}"
+        message += did_you_mean(str(context["tag"]), _quoted(str(context["expected_tags"])))
+        place = parsed.places.get(path, place)
+    elif kind == "literal_error":
+        message = f"must be {context['expected']}, not {describe(error['input'])}"
+        message += did_you_mean(str(error["input"]), _quoted(str(context["expected"])))
+    elif kind in _NOUNS:
+        message = f"must be {_NOUNS[kind]}, not {describe(error['input'])}"
+    elif kind == "value_error":
+        message = str(context["error"])
+    line, column = place or _nearest(parsed, path)
+    return Finding(source, message, line, column, pointer_text(path), kind)
+
+
+def _nearest(parsed: Parsed, path: Path) -> tuple[int, int]:
+    while path and path not in parsed.places:
+        path = path[:-1]
+    return parsed.places.get(path, (1, 1))
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']+)'", text)
+
+
+def _data_path(loc: Iterable[str | int], data: Any) -> Path:
+    """Drop the union tags that pydantic puts into ``loc`` and that the data does not have."""
+    path: list[str | int] = []
+    here = data
+    items = list(loc)
+    for index, part in enumerate(items):
+        if isinstance(here, dict):
+            if part not in here and index + 1 < len(items):
+                continue
+            path.append(part)
+            here = here.get(part)
+        elif isinstance(here, list):
+            path.append(part)
+            here = here[part] if isinstance(part, int) and part < len(here) else None
+        else:
+            break
+    return tuple(path)
+
+
+def _field_names(model: type[BaseModel], path: Path, data: Any) -> list[str]:
+    """Names that are valid where ``path`` points, following nested models, lists and tagged unions."""
+    models = [model]
+    for part in path:
+        data = data[part]
+        if isinstance(part, int):
+            continue
+        fields = (candidate.model_fields.get(part) for candidate in models)
+        models = [inner for info in fields if info is not None for inner in _models_in(info.annotation)]
+    tag = data.get("kind") if isinstance(data, dict) else None
+    tagged = [candidate for candidate in models if "kind" in candidate.model_fields]
+    fitting = [candidate for candidate in tagged if candidate.model_fields["kind"].default == tag]
+    return [name for candidate in fitting or models for name in candidate.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in get_args(annotation) for model in _models_in(arg)]
