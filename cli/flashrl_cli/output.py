@@ -41,7 +41,8 @@ def failure(error: Mapping[str, Any], *, as_json: bool) -> None:
         result({"error": error}, "", as_json=True, ok=False)
         return
     message = str(error["message"])
-    _write(sys.stderr, message if message.startswith("error[") else f"error: {message}")  # diagnostics say it themselves
+    # Diagnostics say themselves that they are errors.
+    _write(sys.stderr, message if message.startswith("error[") else f"error: {message}")
     if error["hint"]:
         _write(sys.stderr, f"hint: {error['hint']}")
 

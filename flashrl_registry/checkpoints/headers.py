@@ -6,6 +6,8 @@ ranges are all there, so nothing else needs to be read.
 """
 
 import json
+import math
+import operator
 import os
 import re
 import struct
@@ -15,6 +17,7 @@ from typing import Any
 
 from flashrl_registry.documents import Inventory, TensorSpec
 from flashrl_registry.documents.names import natural_key
+from flashrl_registry.documents.tensors import ELEMENT_BYTES
 from flashrl_registry.errors import CheckpointError
 
 _DTYPES = {
@@ -107,14 +110,19 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        return _parse_json(path.read_bytes(), str(path))
     except OSError as exc:
         raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise CheckpointError(f"{path} is not JSON: {exc}") from exc
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return data
+
+
+def _parse_json(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise CheckpointError(f"{what} is not JSON: {exc}") from exc
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{what} is not a JSON object")
+    return parsed
 
 
 def _files(folder: Path) -> tuple[list[Path], set[str] | None]:
@@ -142,22 +150,24 @@ def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER + 1
         if length > _MAX_HEADER or length + 8 > size:
             raise CheckpointError(f"{file} is not a complete safetensors file")
-        try:
-            header = json.loads(handle.read(length))
-        except ValueError as exc:
-            raise CheckpointError(f"{file}: the header is not JSON: {exc}") from exc
-    result = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if not _NAME.fullmatch(name):
-            raise CheckpointError(f"{file}: {name[:80]!r} is no tensor name: empty, too long, or with a space or brace")
-        try:
-            dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            spec = TensorSpec(name=name, shape=shape, dtype=_DTYPES[dtype])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as exc:
-            raise CheckpointError(f"{file}: {name} has a header entry that is not understood: {entry}") from exc
-        if not 0 <= start <= end <= size - 8 - length:
-            raise CheckpointError(f"{file}: {name} lies outside the file; it was cut short")
-        result.append((name, spec, TensorLocation(file, 8 + length + start, end - start)))
-    return result
+        header = _parse_json(handle.read(length), f"{file}: the header")
+    return [
+        (name, *_read_entry(file, name, entry, 8 + length, size))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _read_entry(file: Path, name: str, entry: Any, data_start: int, size: int) -> tuple[TensorSpec, TensorLocation]:
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"{file}: {name[:80]!r} is no tensor name: empty, too long, or with a space or brace")
+    try:
+        start, end = (operator.index(offset) for offset in entry["data_offsets"])
+        spec = TensorSpec(name=name, shape=entry["shape"], dtype=_DTYPES[entry["dtype"]])  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{file}: {name} has a header entry that is not understood: {str(entry)[:200]}") from exc
+    if not 0 <= start <= end <= size - data_start:
+        raise CheckpointError(f"{file}: {name} lies outside the file; it was cut short")
+    if end - start != math.prod(spec.shape) * ELEMENT_BYTES[spec.dtype]:
+        raise CheckpointError(f"{file}: {name} has {end - start} bytes, which is not {spec.dtype} {spec.shape}")
+    return spec, TensorLocation(file, data_start + start, end - start)

@@ -56,15 +56,18 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
     rule_of, diagnostics = claims(rules.rules, inventory.tensors)
     diagnostics += _check_schemes(rule_of, inventory)
     diagnostics += _check_fused(rule_of)
-    diagnostics += _check_profile(rules, inventory, profile)
-    errors = [d for d in diagnostics if d.severity == "error"]
-    if errors:
-        raise CompileError(errors)
+    wrong_profile = _check_profile(rules, inventory, profile)
+    diagnostics += wrong_profile
     treatment: dict[str, Treatment] = {
         tensor.name: "int8" if rule_of[tensor.name].scheme == "int8" and is_linear_weight(tensor) else "keep"
         for tensor in inventory.tensors
+        if tensor.name in rule_of
     }
-    active, notes = _active_smoothing(profile, treatment)
+    active, dropped = _split_smoothing(profile, treatment)
+    if profile is not None and not wrong_profile and rules.update.scales == "frozen":
+        diagnostics += _check_frozen(profile, treatment, dropped)
+    if diagnostics:
+        raise CompileError(diagnostics)
     for group in active:
         if treatment[group.source] == "keep":
             treatment[group.source] = "rescale"
@@ -85,7 +88,9 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
         smoothing=_smoothing_families(active),
         tensors=_families(inventory.tensors, rule_of, treatment),
     )
-    return Compiled(plan.model_copy(update={"digest": plan.compute_digest()}), tuple(notes))
+    return Compiled(
+        plan.model_copy(update={"digest": plan.compute_digest()}), tuple(_dropped_notes(dropped, treatment))
+    )
 
 
 def _check_schemes(rule_of: dict[str, Rule], inventory: Inventory) -> list[Diagnostic]:
@@ -138,20 +143,51 @@ def _check_profile(rules: Rules, inventory: Inventory, profile: Profile | None) 
     return []
 
 
-def _active_smoothing(
+def _check_frozen(profile: Profile, treatment: dict[str, Treatment], dropped: list[SmoothingGroup]) -> list[Diagnostic]:
+    """Frozen scales fit only the weights that they were measured on: those linears, with all of their factors."""
+    measured = {name for family in profile.tensors if family.role == "quantized" for name in expand(family.names)}
+    low = [name for name, how in treatment.items() if how == "int8"]
+    found = [
+        Diagnostic("frozen-needs-scales", "error", name, "scales: frozen, but the profile has no scale for it",
+                   "give it to a bf16 rule, or use scales: recompute")
+        for name in low
+        if name not in measured
+    ]  # fmt: skip
+    unsmoothed = {name: group.source for group in dropped for name in _members(group)}
+    found += [
+        Diagnostic("frozen-needs-smoothing", "error", name,
+                   f"its frozen scale was measured with the factor of {unsmoothed[name]}, which cannot be applied here",
+                   "quantize all linears that share the factor, or use scales: recompute")
+        for name in low
+        if name in unsmoothed
+    ]  # fmt: skip
+    return found
+
+
+def _members(group: SmoothingGroup) -> list[str]:
+    """The linears of a group: a norm only takes its factor, and stays what it is otherwise."""
+    return group.targets if group.kind == "norm" else [group.source, *group.targets]
+
+
+def _split_smoothing(
     profile: Profile | None, treatment: dict[str, Treatment]
-) -> tuple[list[SmoothingGroup], list[Diagnostic]]:
+) -> tuple[list[SmoothingGroup], list[SmoothingGroup]]:
     """A factor may move only where every consumer divides it out, so a group is applied whole or not at all."""
-    active, notes = [], []
+    active: list[SmoothingGroup] = []
+    dropped: list[SmoothingGroup] = []
     for group in profile.smoothing if profile else ():
-        members = group.targets if group.kind == "norm" else [group.source, *group.targets]
-        kept = [name for name in members if treatment[name] != "int8"]
-        if kept:
-            message = f"smoothing is not applied: {', '.join(kept)} stays unquantized"
-            notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
-        else:
-            active.append(group)
-    return active, notes
+        whole = all(treatment.get(name) == "int8" for name in _members(group))
+        (active if whole else dropped).append(group)
+    return active, dropped
+
+
+def _dropped_notes(dropped: list[SmoothingGroup], treatment: dict[str, Treatment]) -> list[Diagnostic]:
+    notes = []
+    for group in dropped:
+        kept = ", ".join(name for name in _members(group) if treatment[name] != "int8")
+        message = f"smoothing is not applied: {kept} stays unquantized"
+        notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
+    return notes
 
 
 def _template(name: str) -> tuple[str, tuple[int, ...]]:

@@ -108,8 +108,9 @@ def _rule_changes(before: Plan, after: Plan) -> Iterator[SettingChange]:
             if ours != theirs:
                 gone = [item for item in ours if item not in theirs]
                 added = [item for item in theirs if item not in ours]
-                moved = "the same in another order"
-                yield SettingChange(f"rules.{name}.{field}", " ".join(gone) or moved, " ".join(added) or moved)
+                if not gone and not added:
+                    gone, added = ours, theirs  # only the order differs
+                yield SettingChange(f"rules.{name}.{field}", " ".join(gone) or ABSENT, " ".join(added) or ABSENT)
     if list(old) != list(new) and set(old) == set(new):
         yield SettingChange("rules order", ", ".join(old), ", ".join(new))
 

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 
 from flashrl_registry.documents import Plan
 from flashrl_registry.documents.plan import Treatment
+from flashrl_registry.documents.tensors import ELEMENT_BYTES
 
-_ELEMENT_BYTES = {
-    "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
-    "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "bool": 1,
-}  # fmt: skip
 _SCALE_BYTES = 4  # one float32 per output row
 
 
@@ -23,7 +20,7 @@ def tensor_bytes(shape: Sequence[int], dtype: str, treatment: Treatment = "keep"
     """
     if treatment == "int8":
         return math.prod(shape) + _SCALE_BYTES * shape[0]
-    return math.prod(shape) * _ELEMENT_BYTES[dtype]
+    return math.prod(shape) * ELEMENT_BYTES[dtype]
 
 
 def weight_bytes(plan: Plan) -> int:

@@ -129,4 +129,5 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which layer 9 comes before layer 10."""
     # [0-9] and a limit on length: str.isdigit() is true of superscripts, and int() refuses thousands of digits.
     parts = (part for part in re.split(r"([0-9]{1,18})", name) if part)
-    return tuple((0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)
+    key = [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+    return (*key, (-1, 0, name))  # the name itself decides between 0 and 00, so an order is never a matter of input

@@ -14,6 +14,12 @@ DType = Literal[
 ]  # fmt: skip
 """Element types under torch's names."""
 
+ELEMENT_BYTES: dict[str, int] = {
+    "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "bool": 1,
+}  # fmt: skip
+"""Width of an element in bytes, by :data:`DType`."""
+
 Shape = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=6)]
 """Sizes per dimension; a linear weight is [out_features, in_features]."""
 

@@ -62,6 +62,12 @@ def safetensors_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16"
 
 
 @pytest.fixture
+def toy() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the toy model."""
+    return toy_shapes()
+
+
+@pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Write a checkpoint folder; the toy model's tensors unless others are given."""
 

@@ -32,7 +32,7 @@ def test_the_corpus_is_there() -> None:
 @pytest.mark.parametrize("path", VALID, ids=name)
 def test_valid_documents_are_read_and_written_back_as_the_same_value(path: Path, tmp_path: Path) -> None:
     document = read_any(path)
-    assert document.KIND == path.parent.name
+    assert path.parent.name == document.KIND
     again, canonical = tmp_path / "again.yaml", tmp_path / "canonical.json"
     again.write_text(yaml_text(document), encoding="utf-8")
     canonical.write_bytes(document.canonical_json())

@@ -27,9 +27,11 @@ def test_expand_lists_first_index_slowest() -> None:
     assert expand("a.{0..1}.{2,5}") == ["a.0.2", "a.0.5", "a.1.2", "a.1.5"]
 
 
-@pytest.mark.parametrize("pattern", ["a.{", "a.}", "a.{}", "a.{1..}", "a.{2..1}", "a.{1,1}", "a.{3,1}", "a.{x}", "a.{01}", "a.{{1}}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "pattern", ["a.{", "a.}", "a.{}", "a.{1..}", "a.{2..1}", "a.{1,1}", "a.{3,1}", "a.{x}", "a.{01}", "a.{{1}}"]
+)
 def test_malformed_braces_are_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="brace|write numbers|ascend"):
+    with pytest.raises(ValueError, match=r"brace|write numbers|ascend"):
         expand(pattern)
 
 
@@ -62,10 +64,11 @@ def test_any_pattern_expands_or_is_refused(pattern: str) -> None:
         assert len(set(names)) == size
 
 
-@given(st.lists(st.text(alphabet="a.0123456789\u0663\u00b2", max_size=12)))
+@given(st.lists(st.text(alphabet="a.0123456789\u0663\u00b2", max_size=12), unique=True))
 @settings(deadline=None)
-def test_any_names_can_be_put_in_order(names: list[str]) -> None:
-    assert sorted(sorted(names, key=natural_key), key=natural_key) == sorted(names, key=natural_key)
+def test_any_names_have_one_order(names: list[str]) -> None:
+    backwards = names[::-1]
+    assert sorted(names, key=natural_key) == sorted(backwards, key=natural_key)
 
 
 def test_layer_9_comes_before_layer_10() -> None:

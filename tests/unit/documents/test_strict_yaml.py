@@ -152,9 +152,12 @@ def test_any_text_is_read_or_refused_with_places(text: str) -> None:
     try:
         parsed = parse_text(text, "f.yaml")
     except ParseError as exc:
-        assert exc.findings
-        for finding in exc.findings:
-            assert finding.line is None or (finding.line >= 1 and finding.column and finding.column >= 1)
+        error = exc
+    else:
+        error = None
+    if error is not None:
+        assert error.findings
+        assert all((finding.line or 0) >= 1 and (finding.column or 0) >= 1 for finding in error.findings)
         return
     json.dumps(parsed.data, allow_nan=False)
     assert all(math.isfinite(number) for number in floats(parsed.data))
