@@ -1,0 +1,46 @@
+"""References: every form is understood, and nothing else is."""
+
+from pathlib import Path
+
+import pytest
+
+from flashrl_registry.errors import InvalidRefError
+from flashrl_registry.registry import NamedRef, PathRef, PresetRef, parse_ref
+
+DIGEST = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("int8", PresetRef("int8")),
+        (" bf16 ", PresetRef("bf16")),
+        ("./plans/mine", PathRef(Path("plans/mine"))),
+        ("/abs/plan.yaml", PathRef(Path("/abs/plan.yaml"))),
+        ("team/plan", NamedRef("team/plan")),
+        ("team/plan@1.2.3", NamedRef("team/plan", "1.2.3")),
+        (f"team/plan@1.2.3#sha256={DIGEST}", NamedRef("team/plan", "1.2.3", f"sha256:{DIGEST}")),
+        (f"team/plan#sha256:{DIGEST}", NamedRef("team/plan", None, f"sha256:{DIGEST}")),
+        (f"./plan#sha256={DIGEST}", PathRef(Path("plan"), f"sha256:{DIGEST}")),
+    ],
+)
+def test_forms(text: str, ref: object) -> None:
+    assert parse_ref(text) == ref
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "plan", "a/b/c", "team/..", "team/plan@", "team/plan@a b", "team/plan#abc", "-/x", "team/plan#sha256=A"],
+)
+def test_anything_else_is_refused_with_the_forms(text: str) -> None:
+    with pytest.raises(InvalidRefError, match="is not a plan reference") as caught:
+        parse_ref(text)
+    assert caught.value.hint is not None
+    assert "namespace/name[@version]" in caught.value.hint
+
+
+def test_an_existing_path_wins_over_a_registry_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_ref("team/plan") == NamedRef("team/plan")
+    (tmp_path / "team" / "plan").mkdir(parents=True)
+    assert parse_ref("team/plan") == PathRef(Path("team/plan"))
