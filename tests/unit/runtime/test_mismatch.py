@@ -31,5 +31,5 @@ def test_clip_fraction_counts_ratios_above_the_cap() -> None:
 
 @pytest.mark.parametrize(("rollout", "trainer"), [([], []), ([-1.0], []), ([float("nan")], [-1.0])])
 def test_unusable_input_is_refused(rollout: list[float], trainer: list[float]) -> None:
-    with pytest.raises(ValueError, match="same tokens|not finite"):
+    with pytest.raises(ValueError, match=r"same tokens|not finite"):
         mismatch(rollout, trainer)
