@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 3 a bug in flashrl-reg
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -44,12 +44,12 @@ _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 def flashrl_main() -> None:
     """Console script ``flashrl``."""
-    sys.exit(run("flashrl", sys.argv[1:], os.environ))
+    sys.exit(run("flashrl", sys.argv[1:]))
 
 
 def registry_main() -> None:
     """Console script ``flashrl-registry``."""
-    sys.exit(run("flashrl-registry", sys.argv[1:], os.environ))
+    sys.exit(run("flashrl-registry", sys.argv[1:]))
 
 
 def build(program: str) -> typer.Typer:
@@ -66,20 +66,19 @@ def build(program: str) -> typer.Typer:
     return app
 
 
-def run(program: str, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+def run(program: str, arguments: Sequence[str]) -> int:
     """Run one command line.
 
     Args:
         program: ``flashrl`` or ``flashrl-registry``.
         arguments: Without the program's name.
-        environ: Environment variables.
 
     Returns:
         The exit code.
     """
     before_dashes = list(arguments)[: arguments.index("--")] if "--" in arguments else list(arguments)
     as_json = "--json" in before_dashes
-    debug = _DEBUG in before_dashes or environ.get("FLASHRL_LOGGING_LEVEL", "").strip().upper() == "DEBUG"
+    debug = _DEBUG in before_dashes or os.environ.get("FLASHRL_LOGGING_LEVEL", "").strip().upper() == "DEBUG"
     # --debug belongs to the program, but people add it at the end of the line that failed.
     arguments = [*(a for a in before_dashes if a != _DEBUG), *arguments[len(before_dashes) :]]
     try:
@@ -124,10 +123,16 @@ def _error(code: str, message: str, hint: str) -> dict[str, Any]:
     return {"code": code, "message": message, "hint": hint, "context": {}}
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option(_DEBUG, help="Print tracebacks.")] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         output.result({"version": __version__}, __version__, as_json=False)
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Print tracebacks.")] = False,
+) -> None:
+    """Options of the program; ``run`` has read them already."""

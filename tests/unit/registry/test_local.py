@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,7 +298,9 @@ STEPS = {
 
 def killed_at(step: int, publish: Callable[[], object]) -> bool:
     """Publish in a child that ends at once, cleaning up nothing, before its step-th change; False if it finished."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads; the child needs none
+        pid = os.fork()
     if pid == 0:
         done = 0
 
