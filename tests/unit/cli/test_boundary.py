@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 
 def python(code: str, **kwargs: Any) -> "subprocess.Popen[str]":
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")])}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli"), *sys.path])}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs
     )
@@ -191,7 +191,7 @@ def test_progress_draws_on_a_terminal() -> None:
         "    update(1, 2, 'model.norm.weight'); update(2, 2, 'lm_head.weight')"
     )
     master, slave = os.openpty()
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]), "TERM": "xterm"}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli"), *sys.path]), "TERM": "xterm"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environ, stderr=slave, stdout=subprocess.PIPE)
     os.close(slave)
     seen, deadline = b"", time.monotonic() + 20

@@ -103,9 +103,9 @@ def test_int8_is_not_for_norms_and_embeddings(inventory: Inventory) -> None:
     assert "it is an embedding" in str(found)
 
 
-def test_a_low_bit_checkpoint_is_not_a_reference(make_checkpoint: Callable[..., Path]) -> None:
+def test_a_low_bit_weight_is_not_quantized_again(make_checkpoint: Callable[..., Path]) -> None:
     inventory = read_checkpoint(make_checkpoint("low", {"a.up_proj.weight": (4, 4)}, dtype="I8")).inventory
-    found = refused(preset_rules("bf16", inventory), inventory)
+    found = refused(preset_rules("int8", inventory), inventory)
     assert [d.code for d in found] == ["not-a-float"]
 
 
