@@ -99,8 +99,8 @@ def _check_schemes(rule_of: dict[str, Rule], inventory: Inventory) -> list[Diagn
         rule = rule_of.get(tensor.name)
         if rule is None:
             continue
-        if tensor.dtype not in _FLOATS:
-            message = f"is {tensor.dtype}; a plan is made for a bf16, fp16 or fp32 checkpoint"
+        if tensor.dtype not in _FLOATS and rule.scheme != "bf16":
+            message = f"is {tensor.dtype}; only bf16, fp16 and fp32 weights can be quantized"
             found.append(Diagnostic("not-a-float", "error", tensor.name, message, "give the bf16 model with --model"))
         if rule.scheme != "int8" or tensor.name.endswith(".bias") or is_linear_weight(tensor):
             continue

@@ -3,7 +3,8 @@
 A front end (LLM, AsyncLLM, an HTTP server) and its workers are different processes, and a request that is refused
 inside a worker leaves the engine dead. So each worker writes one byte, and the front end looks at the bytes before
 it accepts a request: nothing is scheduled on weights that are not one whole update, and the engine stays alive to
-be healed. Workers on other machines do not reach this file; their own check before each forward still stands.
+be healed. A second byte counts the worker's updates, so that the front end drops cached prefixes that old weights
+made. Workers on other machines do not reach this file; their own check before each forward still stands.
 """
 
 import mmap
@@ -12,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 _SLOTS = 1024
-_REASON_BYTES = 3072
+_REASON_BYTES = 2048
+_SIZE = 2 * _SLOTS + _REASON_BYTES
 SERVING = 0
 REFUSING = 1
 SERVE_HINT = "send a complete weight update; the engine serves again when its last tensor has arrived"
@@ -27,7 +29,7 @@ def create_gate() -> Path:
     folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     handle, name = tempfile.mkstemp(prefix="flashrl-gate-", dir=folder)
     with os.fdopen(handle, "wb") as file:
-        file.write(bytes(_SLOTS + _REASON_BYTES))
+        file.write(bytes(_SIZE))
     return Path(name)
 
 
@@ -41,7 +43,7 @@ class Gate:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _SLOTS + _REASON_BYTES)
+            self._map = mmap.mmap(file.fileno(), _SIZE)
 
     def set(self, rank: int, *, refusing: bool, reason: str = "") -> None:
         """Write one worker's state.
@@ -53,11 +55,20 @@ class Gate:
         """
         if refusing:
             text = reason.encode("utf-8", "replace")[: _REASON_BYTES - 1]
-            self._map[_SLOTS : _SLOTS + len(text) + 1] = text + b"\0"
+            self._map[2 * _SLOTS : 2 * _SLOTS + len(text) + 1] = text + b"\0"
         self._map[rank % _SLOTS] = REFUSING if refusing else SERVING
+
+    def count_update(self, rank: int) -> None:
+        """One worker's weights have changed."""
+        slot = _SLOTS + rank % _SLOTS
+        self._map[slot] = (self._map[slot] + 1) % 256
+
+    def updates(self) -> bytes:
+        """A value that differs whenever a worker's weights have changed since it was last read."""
+        return self._map[_SLOTS : 2 * _SLOTS]
 
     def reason(self) -> str | None:
         """None while every worker serves; otherwise why one of them does not."""
         if not any(self._map[:_SLOTS]):
             return None
-        return self._map[_SLOTS:].split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self._map[2 * _SLOTS :].split(b"\0", 1)[0].decode("utf-8", "replace")

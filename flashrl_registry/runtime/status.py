@@ -19,10 +19,14 @@ def status(llm: Any, *, resident: bool = False) -> list[dict[str, Any]]:
 
     Raises:
         PluginNotActiveError: A worker does not run a plan, or workers differ.
+        NotServableError: ``resident`` was asked for while the weights are not one whole update.
     """
     try:
         reports: list[dict[str, Any]] = llm.collective_rpc("flashrl_status", kwargs={"resident": resident})
-    except (AttributeError, NotImplementedError) as exc:
+    except Exception as exc:
+        # A subprocess engine wraps what its workers raise in a plain Exception that carries the text.
+        if "flashrl_status" not in str(exc):
+            raise
         raise PluginNotActiveError(
             "this engine runs no plan: its workers do not know flashrl_status",
             hint="set FLASHRL_CONFIG before the engine is made, and do not exclude the plugin with VLLM_PLUGINS",

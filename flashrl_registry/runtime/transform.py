@@ -63,7 +63,7 @@ def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:
     """Why a sent tensor cannot be this tensor of the plan, or None."""
     if list(value.shape) != tensor.shape:
         return f"shape {list(value.shape)}, the plan says {tensor.shape}"
-    if str(value.dtype) not in _FLOATS:
+    if str(value.dtype) not in _FLOATS and str(value.dtype) != f"torch.{tensor.dtype}":
         return f"dtype {value.dtype}; a trainer sends bfloat16, float16 or float32"
     return None
 

@@ -1,6 +1,6 @@
 """Everything that leans on vLLM's internals, each with the versions it was tested on and when it can go.
 
-Tested: 0.32.0 (CPU).
+Tested: 0.27.1 and 0.32.0 (CPU).
 """
 
 import platform
@@ -131,6 +131,24 @@ def refresh_tied_head(model: "torch.nn.Module") -> None:
             layer.quant_method.process_weights_after_loading(layer)
 
 
+def tied_head_differs(model: "torch.nn.Module", head_VH: "torch.Tensor") -> bool:
+    """A sent lm_head differs from the resident embedding that the model uses in its place.
+
+    Args:
+        model: After its reload was closed.
+        head_VH: The sent lm_head, (vocabulary, hidden), on the model's device.
+    """
+    import torch
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    for layer in model.modules():
+        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+            rows = layer.shard_indices
+            mine = head_VH[rows.org_vocab_start_index : rows.org_vocab_end_index].to(layer.weight.dtype)
+            return not torch.equal(layer.weight[: mine.shape[0]], mine)
+    return True
+
+
 def keep_onednn_scales_alive() -> None:
     """Tie the lifetime of an int8 scale to the oneDNN handler that points at it.
 
@@ -158,12 +176,17 @@ def keep_onednn_scales_alive() -> None:
 # --- Refusing to generate, and reporting ------------------------------------------------------------------------
 
 
-def guard_workers(check: Callable[[Any], None], rpc: dict[str, Callable[..., Any]]) -> None:
+def guard_workers(
+    check: Callable[[Any], None], discarded: Callable[[Any], None], rpc: dict[str, Callable[..., Any]]
+) -> None:
     """Make every worker of this process run ``check(model)`` before a forward, and answer our RPCs.
+
+    ``discarded(model)`` is told when sleep level 2 throws the weights away. ``reload_weights`` in kernel format
+    copies tensors straight into parameters, past the plan, and is refused.
 
     Replaying a CUDA graph skips Python's forward, so the check sits in ``Worker.execute_model``. RPC methods are
     added, not replaced; ``worker_extension_cls`` is left to the frameworks, which each bring their own.
-    Tested: 0.32.0. Goes when vLLM lets a model loader veto execution.
+    Tested: 0.27.1, 0.32.0. Goes when vLLM lets a model loader veto execution.
     """
     from vllm.v1.worker.gpu_worker import Worker
 
@@ -177,15 +200,33 @@ def guard_workers(check: Callable[[Any], None], rpc: dict[str, Callable[..., Any
         check(self.model_runner.get_model())
         return original(self, *args, **kwargs)
 
+    original_sleep, original_reload = Worker.sleep, Worker.reload_weights
+
+    def sleep(self, level: int = 1, *args, **kwargs):  # type: ignore[no-untyped-def]
+        result = original_sleep(self, level, *args, **kwargs)
+        if level >= 2:
+            discarded(self.model_runner.get_model())
+        return result
+
+    def reload_weights(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        in_checkpoint_format = kwargs.get("is_checkpoint_format", args[2] if len(args) > 2 else True)
+        if not in_checkpoint_format:
+            raise RuntimeLoadError(
+                "reload_weights(is_checkpoint_format=False) writes past the plan and is refused",
+                hint="send the bf16 checkpoint tensors; the plan quantizes them",
+            )
+        return original_reload(self, *args, **kwargs)
+
     execute_model.flashrl_wrapped = True  # type: ignore[attr-defined]
-    Worker.execute_model = execute_model
+    Worker.execute_model, Worker.sleep, Worker.reload_weights = execute_model, sleep, reload_weights
 
 
-def guard_front_ends(check: Callable[[Any], None]) -> None:
+def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], None]) -> None:
     """Run ``check(vllm_config)`` before a front end accepts a request.
 
-    A refusal further in would leave the request in the output processor or kill the engine core.
-    Tested: 0.32.0. Goes with the above.
+    It raises to refuse the request, and returns True where cached prefixes belong to older weights; they are dropped
+    then, and ``accepted(vllm_config)`` is told. A refusal further in would leave the request in the output processor
+    or kill the engine core. Tested: 0.27.1, 0.32.0. Goes with the above.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -195,11 +236,14 @@ def guard_front_ends(check: Callable[[Any], None]) -> None:
         return
 
     def add_request(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        check(self.vllm_config)
+        # A reset is refused while requests run on these blocks; it is tried again with the next request.
+        if check(self.vllm_config) and self.reset_prefix_cache():
+            accepted(self.vllm_config)
         return sync_original(self, *args, **kwargs)
 
     async def add_request_async(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        check(self.vllm_config)
+        if check(self.vllm_config) and await self.reset_prefix_cache():
+            accepted(self.vllm_config)
         return await async_original(self, *args, **kwargs)
 
     add_request.flashrl_wrapped = True  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ PLUGIN_NAME = "flashrl_registry"
 
 # These never call model.load_weights, so a plan could not see the weights.
 _BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "tensorizer"}
+_BYPASSING_TRANSFERS = {"sparse_nccl", "nccl_m2n", "sharded_rdt"}
 
 
 def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Resolution | None:
@@ -88,6 +89,12 @@ def _check_arguments(args: Any) -> None:
             f"load_format='{args.load_format}' writes weights past model.load_weights, so no plan can quantize them",
             hint="use load_format='auto', or unset FLASHRL_CONFIG",
         )
+    transfer = getattr(getattr(args, "weight_transfer_config", None), "backend", None)
+    if transfer in _BYPASSING_TRANSFERS:
+        raise FlashRLError(
+            f"weight transfer backend '{transfer}' writes weights past model.load_weights, so no plan can see them",
+            hint="use the backend 'nccl' or 'ipc', or unset FLASHRL_CONFIG",
+        )
     if args.quantization is not None or getattr(args, "quantization_config", None) is not None:
         raise FlashRLError(
             f"the program passes quantization={args.quantization!r} and FLASHRL_CONFIG names a plan; one must decide",
@@ -134,21 +141,40 @@ def confirm(config: Any, applied: Resolution | None) -> None:
         )
 
 
-def check_front_end(vllm_config: Any) -> None:
+def check_front_end(vllm_config: Any) -> bool:
     """Before a front end accepts a request.
+
+    Returns:
+        Weights have changed since the front end last dropped its cached prefixes.
 
     Raises:
         NotServableError: A worker's weights are not one whole update.
     """
-    extra = vllm_config.load_config.model_loader_extra_config
-    payload = extra.get(PAYLOAD_KEY) if isinstance(extra, dict) else None
-    if payload is None:
-        return
-    reason = _gate(payload["gate"]).reason()
+    gate = _gate_of(vllm_config)
+    if gate is None:
+        return False
+    reason = gate.reason()
     if reason is not None:
         raise NotServableError(f"the engine refuses to generate: {reason}", hint=SERVE_HINT)
+    return _seen_updates.setdefault(gate.path, bytes(len(gate.updates()))) != gate.updates()
+
+
+def prefixes_dropped(vllm_config: Any) -> None:
+    """The front end has dropped its cached prefixes."""
+    gate = _gate_of(vllm_config)
+    if gate is not None:
+        _seen_updates[gate.path] = gate.updates()
+
+
+_seen_updates: dict[Path, bytes] = {}
+
+
+def _gate_of(vllm_config: Any) -> Gate | None:
+    extra = vllm_config.load_config.model_loader_extra_config
+    payload = extra.get(PAYLOAD_KEY) if isinstance(extra, dict) else None
+    return None if payload is None else _open_gate(payload["gate"])
 
 
 @cache
-def _gate(path: str) -> Gate:
+def _open_gate(path: str) -> Gate:
     return Gate(Path(path))

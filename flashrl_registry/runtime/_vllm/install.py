@@ -57,9 +57,14 @@ def _wrap_engine_args() -> None:
         return
 
     def create_engine_config(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        from flashrl_registry.runtime._vllm.engine_args import apply_plan, check_front_end, confirm
+        from flashrl_registry.runtime._vllm.engine_args import (
+            apply_plan,
+            check_front_end,
+            confirm,
+            prefixes_dropped,
+        )
 
-        compat.guard_front_ends(check_front_end)
+        compat.guard_front_ends(check_front_end, prefixes_dropped)
         applied = apply_plan(self, settings_from_env(os.environ), os.environ)
         config = original(self, *args, **kwargs)
         confirm(config, applied)

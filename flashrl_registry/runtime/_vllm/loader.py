@@ -65,7 +65,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
         compat.keep_onednn_scales_alive()
-        compat.guard_workers(rpc.check_servable, rpc.METHODS)
+        compat.guard_workers(rpc.check_servable, rpc.weights_discarded, rpc.METHODS)
         model = super().load_model(vllm_config, model_config, **kwargs)
         planned = planned_weights(model)
         if planned is None:

@@ -16,12 +16,19 @@ def check_servable(model: nn.Module) -> None:
         planned.check_servable()
 
 
+def weights_discarded(model: nn.Module) -> None:
+    """After sleep level 2: nothing is served before a whole update has arrived."""
+    planned = planned_weights(model)
+    if planned is not None:
+        planned.discard()
+
+
 def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
     """RPC: what this worker runs; see :func:`flashrl_registry.runtime.status.status`."""
     model = worker.model_runner.get_model()
     planned = planned_weights(model)
     if planned is None:
-        raise NotImplementedError("this worker runs no plan")
+        raise NotImplementedError("flashrl_status: this worker runs no plan")
     report: dict[str, Any] = {
         "rank": int(worker.rank),
         "pid": os.getpid(),
@@ -36,6 +43,7 @@ def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
         "tensors": planned.count_treatments(),
     }
     if resident:
+        planned.check_servable()
         report["resident"] = resident_digests(model)
     return report
 

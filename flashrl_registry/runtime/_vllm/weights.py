@@ -1,12 +1,15 @@
 """The plan between a sender and ``model.load_weights``: one update is complete or the engine does not serve.
 
 An update begins with the first tensor after the last update ended, takes each expected tensor once, and ends when
-the last one has arrived. Senders need no end mark and may send one tensor per call, in any order. Names, shapes,
-dtypes and finiteness are checked before a tensor is handed to its layer; any fault ends the update as a whole,
-puts the engine's tensors back in place and quarantines the engine: layers that were complete hold new weights,
-the others old ones, so nothing is generated until a complete update has arrived.
+the last one has arrived. Senders need no end mark and may send one tensor per call, in any order. A call that
+begins with a tensor that the open update already has means that the sender started over, and so does this.
+
+Names, shapes, dtypes and finiteness are checked before a tensor is handed to its layer. Any fault ends the update as
+a whole, puts the engine's tensors back in place and quarantines the engine: layers that were complete hold new
+weights, the others old ones, so nothing is generated until a complete update has arrived.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -49,6 +52,7 @@ class Update:
         ours: We opened vLLM's layerwise reload, so we close it.
         num_bytes: Bytes received.
         busy_seconds: Time spent inside our calls.
+        tied_head: A sent lm_head of a tied model, to be compared with the embedding.
     """
 
     missing: set[str]
@@ -56,6 +60,7 @@ class Update:
     ours: bool
     num_bytes: int = 0
     busy_seconds: float = 0.0
+    tied_head: torch.Tensor | None = None
 
 
 @dataclass
@@ -132,13 +137,21 @@ class PlannedWeights:
         if self._vllm_config is None:
             return self._first_load(weights)
         began = time.perf_counter()
+        whole = isinstance(weights, WholeUpdate)
         with compat.loading_context(self._vllm_config):
+            if self.update is None and not compat.reload_is_open(self.model):
+                rest = self._without_late_tied_copy(weights)
+                if rest is None:
+                    return set()
+                weights = rest
+            elif self.update is not None and self.update.ours:
+                weights = self._starting_over(weights)
             self._begin()
             try:
                 loaded = self._original(self._planned(weights, clone=True))
                 update = self.update
                 assert update is not None
-                if update.missing and isinstance(weights, WholeUpdate):
+                if update.missing and whole:
                     raise self._incomplete("the update ended before it was complete")  # noqa: TRY301 - one abort path
             except BaseException as exc:
                 self._abort(exc)
@@ -191,6 +204,9 @@ class PlannedWeights:
             tensor = self.tensors.get(name)
             if tensor is None:
                 if self._is_tied_copy(name):
+                    if update.tied_head is not None:
+                        raise self._refuse(name, "sent twice in one update")
+                    update.tied_head = value.to(self._device, copy=clone)
                     continue
                 raise self._refuse(name, "the plan does not decide this tensor")
             if name not in update.missing:
@@ -210,8 +226,35 @@ class PlannedWeights:
             yield from outputs
 
     def _is_tied_copy(self, name: str) -> bool:
-        """Some trainers send the head of a tied model too; it is the embedding, which the plan decides."""
+        """Some trainers send the head of a tied model too; it must be the embedding, which the plan decides."""
         return self.resolved.base_model.tied_embeddings and name == "lm_head.weight"
+
+    def _without_late_tied_copy(self, weights: NamedTensors) -> NamedTensors | None:
+        """Between updates, take in a tied head that comes after the last expected tensor.
+
+        Returns:
+            The tensors that begin the next update; None where there are none. A head that differs from the resident
+            embedding begins one, so it is compared again when that update is complete.
+        """
+        iterator = iter(weights)
+        for name, value in iterator:
+            if not self._is_tied_copy(name) or compat.tied_head_differs(self.model, value.to(self._device)):
+                return itertools.chain([(name, value)], iterator)
+        return None
+
+    def _starting_over(self, weights: NamedTensors) -> NamedTensors:
+        """Drop a half-done update when a call begins with a tensor that it already has."""
+        update = self.update
+        assert update is not None
+        iterator = iter(weights)
+        for name, value in iterator:
+            known = update.tied_head is not None if self._is_tied_copy(name) else name in self.tensors
+            if known and name not in update.missing:
+                logger.warning("%s arrives again: the sender started over; the half-done update is dropped", name)
+                compat.abort_reload(self.model)
+                self.update = None
+            return itertools.chain([(name, value)], iterator)
+        return ()
 
     def _vectors_on(self, device: torch.device) -> Vectors:
         key = str(device)
@@ -225,6 +268,8 @@ class PlannedWeights:
         began = time.perf_counter()
         try:
             compat.close_reload(self.model, self._vllm_config.model_config)
+            if update.tied_head is not None and compat.tied_head_differs(self.model, update.tied_head):
+                raise self._refuse("lm_head.weight", "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
         except BaseException as exc:
             self._abort(exc)
             raise
@@ -238,6 +283,8 @@ class PlannedWeights:
             "tensors": len(self.tensors),
             "bytes": update.num_bytes,
         }
+        if self._gate is not None:
+            self._gate.count_update(self._rank)
         self._set_state("serving")
         logger.info(
             "weight update %d: %d tensors, %.1f MB, %.3f s",
@@ -253,6 +300,10 @@ class PlannedWeights:
     def _quarantine(self, exc: BaseException) -> None:
         self._set_state("quarantined", f"quarantined after a failed weight update: {str(exc) or type(exc).__name__}")
         logger.error("weight update refused, the engine will not generate until a complete one arrives: %s", exc)
+
+    def discard(self) -> None:
+        """The weights are gone (sleep level 2): refuse to generate until a complete update has arrived."""
+        self._set_state("quarantined", "sleep level 2 discarded the weights")
 
     def _set_state(self, kind: str, reason: str = "") -> None:
         self.state.kind, self.state.reason = kind, reason

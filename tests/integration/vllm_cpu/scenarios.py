@@ -155,7 +155,8 @@ def _raises(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tenso
 
 
 FAULTS: dict[str, Callable[..., Iterator[Any]]] = {
-    "missing": _missing,
+    "missing_then_late": _missing,
+    "missing_then_again": _missing,
     "duplicate": _duplicate,
     "nan_in_linear": _with("model.layers.1.mlp.up_proj.weight", _poke(float("nan"))),
     "inf_in_norm": _with("model.layers.1.input_layernorm.weight", _poke(float("inf"))),
@@ -182,7 +183,7 @@ def faults(args: Result) -> Result:
         except Exception as exc:  # noqa: BLE001
             outcome["generate_error"] = f"{type(exc).__name__}: {exc}"
         outcome["state"] = status(llm)[0]["state"]
-        if name == "missing":  # the last tensor is late, and completes the update
+        if name == "missing_then_late":
             live_model(llm).load_weights(list(good.items())[-1:])
         else:
             send_one_by_one(llm, args["updated"])
@@ -190,6 +191,60 @@ def faults(args: Result) -> Result:
         result[name] = outcome
     result["fresh"] = observe(engine(args["updated"]))
     return result
+
+
+def tied_head(args: Result) -> Result:
+    """A trainer of a tied model that also sends lm_head, last as state_dict() has it: equal, then different."""
+    llm = engine(args["model"])
+    good = checkpoint(args["updated"])
+    head = good["model.embed_tokens.weight"]
+    result: Result = {}
+    for name, sent in (("equal", head), ("different", head + 1)):
+        for key, value in {**good, "lm_head.weight": sent}.items():
+            live_model(llm).load_weights([(key, value)])
+        try:
+            result[name] = observe(llm)
+        except Exception as exc:  # noqa: BLE001
+            result[name] = f"{type(exc).__name__}: {exc}"
+    for name, sent in (("whole_equal", head), ("whole_different", head + 1)):
+        try:
+            live_model(llm).load_weights([("lm_head.weight", sent), *good.items()])
+            result[name] = observe(llm)
+        except Exception as exc:  # noqa: BLE001
+            result[name] = f"{type(exc).__name__}: {exc}"
+    result["fresh"] = observe(engine(args["updated"]))
+    return result
+
+
+def prefix_cache(args: Result) -> Result:
+    """A long prompt before and after an update, with nobody resetting the prefix cache."""
+    llm = vllm.LLM(
+        model=args["model"], skip_tokenizer_init=True, max_model_len=256, enforce_eager=True,
+        enable_prefix_caching=True, block_size=32,
+    )  # fmt: skip
+    params = vllm.SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, logprobs=0)
+
+    def run() -> list[float]:
+        prompt = {"prompt_token_ids": [(7 * i) % 250 for i in range(160)]}
+        out = llm.generate([prompt], params, use_tqdm=False)[0]
+        steps = zip(out.outputs[0].logprobs, out.outputs[0].token_ids, strict=True)
+        return [out.num_cached_tokens, *(step[token].logprob for step, token in steps)]
+
+    result: Result = {"cold": run(), "warm": run()}
+    send_one_by_one(llm, args["updated"])
+    result["updated"], result["updated_warm"] = run(), run()
+    llm.reset_prefix_cache()
+    result["reset_by_hand"] = run()
+    return result
+
+
+def kernel_format(args: Result) -> Result:
+    llm = engine(args["model"])
+    try:
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter([]), "is_checkpoint_format": False})
+    except Exception as exc:  # noqa: BLE001
+        return {"error": f"{type(exc).__name__}: {exc}"}
+    return {"error": None}
 
 
 def subprocess_core(args: Result) -> Result:
@@ -272,7 +327,7 @@ def worker_differs(args: Result) -> Result:
 SCENARIOS = {
     f.__name__: f
     for f in (
-        fresh, updates, every_route, faults, subprocess_core, settings,
+        tied_head, prefix_cache, kernel_format, fresh, updates, every_route, faults, subprocess_core, settings,
         plugins_narrowed, own_quantization, sharded_state, worker_differs,
     )
 }  # fmt: skip

@@ -67,7 +67,8 @@ def test_a_faulty_update_is_refused_and_the_next_whole_one_heals(run_scenario, t
     ran = run_scenario("faults", "int8", model=first, updated=second)
     assert ran.returncode == 0, ran.log[-3000:]
     expected = {
-        "missing": ("updating", None),
+        "missing_then_late": ("updating", None),
+        "missing_then_again": ("updating", None),
         "duplicate": ("quarantined", "sent twice"),
         "nan_in_linear": ("quarantined", "NaN or infinity"),
         "inf_in_norm": ("quarantined", "NaN or infinity"),
@@ -103,3 +104,26 @@ def test_engine_core_subprocess_updates_refuses_and_heals(run_scenario, tiny, tm
     assert "model.layers.1.mlp.down_proj.weight" in ran.result["bad_update"]
     assert "NotServableError" in ran.result["bad_generate"]
     assert same(ran.result["healed"], fresh.result)
+
+
+def test_a_tied_head_may_be_sent_too_but_must_be_the_embedding(run_scenario, tiny) -> None:
+    ran = run_scenario("tied_head", "int8", model=tiny(1, tied=True), updated=tiny(2, tied=True))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert same(ran.result["equal"], ran.result["fresh"])
+    assert same(ran.result["whole_equal"], ran.result["fresh"]), "also heals what came before"
+    assert "NotServableError" in ran.result["different"]
+    assert "differs from the embedding" in ran.result["whole_different"]
+
+
+def test_prefixes_cached_under_old_weights_are_dropped(run_scenario, tiny) -> None:
+    ran = run_scenario("prefix_cache", "int8", model=tiny(1), updated=tiny(2))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert ran.result["warm"][0] > 0, "the cache must be hit, or the test shows nothing"
+    assert ran.result["updated"][0] == 0
+    assert ran.result["updated_warm"][0] > 0, "dropped once, not for every request"
+    assert ran.result["updated"] == ran.result["reset_by_hand"]
+
+
+def test_kernel_format_reload_is_refused(run_scenario, tiny) -> None:
+    ran = run_scenario("kernel_format", "int8", model=tiny(1))
+    assert "writes past the plan" in ran.result["error"]

@@ -18,6 +18,20 @@ def test_any_refusing_worker_closes_the_gate_and_its_reason_is_read() -> None:
         path.unlink()
 
 
+def test_updates_differ_after_each_update_of_any_worker() -> None:
+    path = create_gate()
+    try:
+        front, worker = Gate(path), Gate(path)
+        seen = {front.updates()}
+        for rank in (0, 1, 1):
+            worker.count_update(rank)
+            seen.add(front.updates())
+        assert len(seen) == 4
+        assert front.reason() is None
+    finally:
+        path.unlink()
+
+
 def test_a_long_reason_is_cut_not_written_past_the_file() -> None:
     path = create_gate()
     try:
