@@ -19,7 +19,7 @@ from flashrl_registry.documents import (
     TensorSpec,
     base_model_info,
 )
-from flashrl_registry.documents.names import expand, factor, is_index, natural_key
+from flashrl_registry.documents.names import expand, factor, join_indices, natural_key, split_indices
 from flashrl_registry.documents.plan import Treatment
 from flashrl_registry.errors import CompileError, Diagnostic
 
@@ -190,49 +190,22 @@ def _dropped_notes(dropped: list[SmoothingGroup], treatment: dict[str, Treatment
     return notes
 
 
-def _template(name: str) -> tuple[str, tuple[int, ...]]:
-    parts = name.split(".")
-    indices = tuple(int(part) for part in parts if is_index(part))
-    return ".".join("{}" if is_index(part) else part for part in parts), indices
-
-
 def _smoothing_families(groups: Iterable[SmoothingGroup]) -> list[Smoothing]:
     """Groups that differ only in their indices become one entry."""
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     entries = []
     for group in groups:
-        source, indices = _template(group.source)
-        targets = [_template(target) for target in group.targets]
+        source, indices = split_indices(group.source)
+        targets = [split_indices(target) for target in group.targets]
         if all(target_indices == indices for _, target_indices in targets):
-            alike[source, tuple(template for template, _ in targets)].append(group.source)
+            alike[source, tuple(shape for shape, _ in targets)].append(group.source)
         else:
             entries.append(Smoothing(source=group.source, targets=list(group.targets)))
-    for (_, target_templates), sources in alike.items():
+    for (_, shapes), sources in alike.items():
         for pattern in factor(sources):
-            braces = _segments(pattern)
-            entries.append(
-                Smoothing(source=pattern, targets=[_fill(template, braces) for template in target_templates])
-            )
+            braces = split_indices(pattern)[1]
+            entries.append(Smoothing(source=pattern, targets=[join_indices(shape, braces) for shape in shapes]))
     return sorted(entries, key=lambda entry: natural_key(entry.source))
-
-
-def _segments(pattern: str) -> list[str]:
-    """Index segments of a family, braces whole: ``a.{0..3}.b.5`` -> ``['{0..3}', '5']``."""
-    found, depth, current = [], 0, ""
-    for char in pattern + ".":
-        if char == "." and depth == 0:
-            if current.startswith("{") or is_index(current):
-                found.append(current)
-            current = ""
-            continue
-        depth += {"{": 1, "}": -1}.get(char, 0)
-        current += char
-    return found
-
-
-def _fill(template: str, braces: list[str]) -> str:
-    filled = iter(braces)
-    return ".".join(next(filled) if part == "{}" else part for part in template.split("."))
 
 
 def _families(

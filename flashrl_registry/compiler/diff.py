@@ -9,7 +9,7 @@ from typing import Any
 from flashrl_registry.compiler.memory import weight_bytes
 from flashrl_registry.compiler.smoothing import smoothing_sources
 from flashrl_registry.documents import Plan, Rule
-from flashrl_registry.documents.names import expand, factor, family_size, is_index, natural_key
+from flashrl_registry.documents.names import expand, factor, family_size, natural_key, split_indices
 
 ABSENT = "absent"
 
@@ -167,4 +167,4 @@ def _shown(facts: dict[str, str] | None, other: dict[str, str] | None) -> str:
 
 def _any_index(name: str) -> str:
     """A name with its indices blanked, so that all layers of one kind read alike."""
-    return ".".join("*" if is_index(part) else part for part in name.split("."))
+    return split_indices(name)[0].replace("{}", "*")

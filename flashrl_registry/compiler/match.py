@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flashrl_registry.compiler.modules import module_of
 from flashrl_registry.documents import Rule, TensorSpec
-from flashrl_registry.documents.names import expand
+from flashrl_registry.documents.names import expand, join_indices, split_indices
 from flashrl_registry.errors import Diagnostic
 
 Matcher = Callable[[str], bool]
@@ -95,7 +95,21 @@ def dead_target(where: str, target: str, names: Sequence[str]) -> Diagnostic:
         target: As written.
         names: Tensor names of the model.
     """
-    modules = list(dict.fromkeys(module_of(name) for name in names))
-    near = difflib.get_close_matches(target.removeprefix("re:"), [*modules, *names], n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else None
-    return Diagnostic("dead-target", "error", where, f"'{target}' matches 0 of {len(modules)} modules", hint)
+    known = dict.fromkeys([*(module_of(name) for name in names), *names])
+    near = _nearest(target.removeprefix("re:"), known)
+    hint = f"did you mean '{near}'?" if near else None
+    message = f"'{target}' matches 0 of {len({module_of(name) for name in names})} modules"
+    return Diagnostic("dead-target", "error", where, message, hint)
+
+
+def _nearest(target: str, known: dict[str, None]) -> str | None:
+    """The known name most like a target: compared without indices, of which a checkpoint has tens of thousands."""
+    first_of: dict[str, str] = {}
+    for name in known:
+        first_of.setdefault(split_indices(name)[0], name)
+    shape, indices = split_indices(target)
+    near = difflib.get_close_matches(shape, first_of, n=1, cutoff=0.5)
+    if not near:
+        return None
+    same_place = join_indices(near[0], indices) if near[0].count("{}") == len(indices) else ""
+    return same_place if same_place in known else first_of[near[0]]

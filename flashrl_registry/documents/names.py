@@ -96,6 +96,20 @@ def is_index(part: str) -> bool:
     return part.isascii() and part.isdigit() and (part == "0" or part[0] != "0") and len(part) <= 7
 
 
+def split_indices(name: str) -> tuple[str, tuple[str, ...]]:
+    """A name's shape and its indices: ``a.3.b`` -> ``('a.{}.b', ('3',))``; a family's braces count as an index."""
+    parts = name.split(".") if "{" not in name else re.split(r"\.(?![^{}]*\})", name)
+    counted = [is_index(part) or (part.startswith("{") and part.endswith("}")) for part in parts]
+    shape = ".".join("{}" if index else part for part, index in zip(parts, counted, strict=True))
+    return shape, tuple(part for part, index in zip(parts, counted, strict=True) if index)
+
+
+def join_indices(shape: str, indices: Iterable[str]) -> str:
+    """Inverse of :func:`split_indices`; ``shape`` has as many places as there are indices."""
+    filled = iter(indices)
+    return ".".join(next(filled) if part == "{}" else part for part in shape.split("."))
+
+
 def _boxes(tuples: list[tuple[int, ...]]) -> Iterator[tuple[str, ...]]:
     """Split index tuples into products of index sets; each tuple lies in exactly one product."""
     if not tuples or not tuples[0]:

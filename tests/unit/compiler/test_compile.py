@@ -1,5 +1,6 @@
 """Compile: every tensor has one decision, or every reason why not is in one error."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,13 @@ def test_a_large_mixture_of_experts_is_a_few_lines() -> None:
     assert [family.names for family in plan.tensors] == [
         f"model.layers.{{0..19}}.mlp.experts.{{0..63}}.{leaf}.weight" for leaf in ("down_proj", "gate_proj", "up_proj")
     ]
+
+
+def test_a_wrong_target_in_a_large_model_is_answered_at_once() -> None:
+    names = [f"model.layers.{i}.mlp.experts.{j}.up_proj.weight" for i in range(60) for j in range(200)]
+    tensors = [TensorSpec(name=name, shape=[8, 8], dtype="bfloat16") for name in names]
+    inventory = Inventory(name="moe", architecture="M", model_type="m", tied_embeddings=False, tensors=tensors)
+    start = time.process_time()
+    found = refused(rules(("bf16", ["*", "model.layers.7.mlp.expert.199.up_prj"])), inventory)
+    assert time.process_time() - start < 2.0
+    assert found[0].hint == "did you mean 'model.layers.7.mlp.experts.199.up_proj'?"

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashrl_registry.documents.names import MAX_MEMBERS, expand, factor, family_size, natural_key
+from flashrl_registry.documents.names import (
+    MAX_MEMBERS,
+    expand,
+    factor,
+    family_size,
+    join_indices,
+    natural_key,
+    split_indices,
+)
 
 SEGMENT = st.sampled_from(
     ["model", "layers", "experts", "w1", "weight", "q_proj", "0", "1", "2", "7", "10", "007", "3"]
@@ -73,3 +81,17 @@ def test_any_names_have_one_order(names: list[str]) -> None:
 
 def test_layer_9_comes_before_layer_10() -> None:
     assert sorted(["l.10.w", "l.9.w", "k"], key=natural_key) == ["k", "l.9.w", "l.10.w"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "indices"),
+    [
+        ("model.layers.3.mlp.experts.12.up_proj", "model.layers.{}.mlp.experts.{}.up_proj", ("3", "12")),
+        ("model.layers.{0..3}.mlp.experts.{1,4..6}.w", "model.layers.{}.mlp.experts.{}.w", ("{0..3}", "{1,4..6}")),
+        ("model.norm", "model.norm", ()),
+        ("a.007.q2", "a.007.q2", ()),
+    ],
+)
+def test_indices_can_be_taken_out_and_put_back(name: str, shape: str, indices: tuple[str, ...]) -> None:
+    assert split_indices(name) == (shape, indices)
+    assert join_indices(shape, indices) == name
