@@ -6,8 +6,8 @@ from pathlib import Path
 from flashrl_registry.compiler import compile_plan, lower, preset_rules
 from flashrl_registry.documents import Environment, Inventory, Plan, ResolvedPlan
 from flashrl_registry.documents.names import expand, natural_key
-from flashrl_registry.errors import Decision, IntegrityError, ResolutionError
-from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, PlanRef, PresetRef, read_bundle
+from flashrl_registry.errors import Decision, ResolutionError
+from flashrl_registry.registry import LocalStore, PlanRef, PresetRef, open_bundle
 
 _SHOWN = 8
 
@@ -55,27 +55,14 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
         plan, sidecar = compile_plan(preset_rules(ref.scheme, inventory), inventory).plan, None
         origin = f"compiled from scheme '{ref}' for {inventory.name}"
     else:
-        bundle = _read(ref, store)
+        bundle = open_bundle(ref, store)
         plan, sidecar, origin = bundle.plan, bundle.sidecar, f"read from {bundle.origin}"
-        _check_pinned(ref, bundle)
     decisions = [Decision(str(ref), accepted=True, reason=origin)]
     if inventory is not None:
         decisions.append(_check_model(plan, inventory, str(ref)))
     resolved = lower(plan, environment, str(ref))
     decisions.append(Decision(str(ref), accepted=True, reason=f"vLLM {environment.vllm} is in {plan.engine.vllm}"))
     return Resolution(plan, resolved, sidecar, tuple(decisions))
-
-
-def _read(ref: PathRef | NamedRef, store: LocalStore) -> PlanBundle:
-    return read_bundle(ref.path) if isinstance(ref, PathRef) else store.get(ref)
-
-
-def _check_pinned(ref: PathRef | NamedRef, bundle: PlanBundle) -> None:
-    if ref.digest is not None and ref.digest != bundle.plan.digest:
-        raise IntegrityError(
-            f"{ref} is not the plan that the reference pins: expected {ref.digest}, actual {bundle.plan.digest}",
-            context={"expected": ref.digest, "actual": bundle.plan.digest},
-        )
 
 
 def _check_model(plan: Plan, inventory: Inventory, ref: str) -> Decision:
