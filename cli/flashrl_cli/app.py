@@ -109,6 +109,12 @@ def _run(program: str, arguments: Sequence[str], *, as_json: bool, debug: bool) 
         return 1
     except BrokenPipeError:
         raise
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        output.failure(
+            _error("os", f"{where}{exc.strerror or exc}", "check the path and its permissions"), as_json=as_json
+        )
+        return 1
     except Exception as exc:  # noqa: BLE001 - the boundary: whatever else arrives here is our bug
         if debug:
             output.note(traceback.format_exc())

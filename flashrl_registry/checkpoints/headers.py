@@ -8,7 +8,6 @@ ranges are all there, so nothing else needs to be read.
 import json
 import math
 import operator
-import os
 import re
 import struct
 from dataclasses import dataclass
@@ -97,7 +96,9 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
             hint="the download is incomplete, or the index belongs to another checkpoint",
         )
     architectures = config.get("architectures") or ["unknown"]
-    text_config = config.get("text_config", {})
+    text_config = config.get("text_config") or {}
+    if not isinstance(architectures, list) or not isinstance(text_config, dict):
+        raise CheckpointError(f"{folder / 'config.json'}: architectures is a list and text_config an object")
     inventory = Inventory(
         name=name or folder.resolve().name,
         architecture=str(architectures[0]),
@@ -144,7 +145,12 @@ def _files(folder: Path) -> tuple[list[Path], set[str] | None]:
 
 
 def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
-    size = os.stat(file).st_size  # noqa: PTH116 - one stat, no Path overhead on 10,000 shards
+    try:
+        size = file.stat().st_size
+    except OSError as exc:
+        raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
+    if not file.is_file():
+        raise CheckpointError(f"{file} is not a file")
     with file.open("rb") as handle:
         prefix = handle.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER + 1

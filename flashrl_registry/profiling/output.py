@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flashrl_registry.documents import Sidecar
+from flashrl_registry.errors import ProfilingError
 
 PROFILE_YAML = "profile.yaml"
 _DOCUMENTS = {".yaml", ".yml", ".json"}
@@ -47,6 +48,11 @@ def write_sidecar(vectors: dict[str, Tensor], folder: Path) -> Sidecar:
     Returns:
         The file's digest and size; a reader sees the whole file or none.
     """
+    if (folder / "config.json").exists():
+        raise ProfilingError(
+            f"{folder} holds a checkpoint; its next reader would take the profile's vectors for weights",
+            hint="write to a folder of its own",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sidecar.") as scratch:
         temporary = Path(scratch) / "vectors.safetensors"

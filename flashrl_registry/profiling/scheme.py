@@ -57,7 +57,10 @@ def quantized_checkpoint(index: CheckpointIndex) -> QuantizedCheckpoint:
         faults.append("config_groups is empty")
     for group, scheme in groups.items():
         faults += _group_faults(f"config_groups.{group}", scheme)
-    activations = {key: INT8_ACTIVATIONS if group.get("input_activations") else None for key, group in groups.items()}
+    activations = {
+        key: INT8_ACTIVATIONS if isinstance(group, dict) and group.get("input_activations") else None
+        for key, group in groups.items()
+    }
     if len(set(activations.values())) > 1:
         faults.append("config_groups disagree on input_activations")
     if faults:
@@ -79,7 +82,9 @@ def _entry(index: CheckpointIndex) -> dict[str, Any] | None:
     return entry
 
 
-def _group_faults(where: str, scheme: dict[str, Any]) -> list[str]:
+def _group_faults(where: str, scheme: Any) -> list[str]:
+    if not isinstance(scheme, dict):
+        return [f"{where} is not an object"]
     faults = []
     if scheme.get("format") not in (None, _FORMAT):
         faults.append(f"{where}.format is {scheme['format']!r}, not {_FORMAT!r}")
@@ -93,7 +98,9 @@ def _group_faults(where: str, scheme: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _args_faults(where: str, given: dict[str, Any], wanted: QuantArgs) -> list[str]:
+def _args_faults(where: str, given: Any, wanted: QuantArgs) -> list[str]:
+    if not isinstance(given, dict):
+        return [f"{where} is not an object"]
     return [
         f"{where}.{field} is {actual!r}, not {value!r}"
         for field, value in wanted.model_dump().items()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashrl_registry.documents import Plan, Profile, Sidecar, read_document, write_document
-from flashrl_registry.errors import IntegrityError, NotFoundError
+from flashrl_registry.errors import IntegrityError, NotFoundError, RegistryError
 
 PLAN_YAML, PLAN_JSON, PROFILE_YAML = "plan.yaml", "plan.json", "profile.yaml"
 
@@ -136,6 +136,19 @@ def hash_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_checkpoint_folder(folder: Path) -> None:
+    """A sidecar among a model's shards would become part of the model.
+
+    Raises:
+        RegistryError: The folder holds a checkpoint.
+    """
+    if (folder / "config.json").exists():
+        raise RegistryError(
+            f"{folder} holds a checkpoint; its next reader would take a plan's vectors for weights",
+            hint="write to a folder of its own",
+        )
+
+
 def write_bundle(
     folder: Path, plan: Plan, *, profile: Profile | None = None, sidecar: Path | None = None
 ) -> tuple[Path, ...]:
@@ -150,6 +163,7 @@ def write_bundle(
     Returns:
         The files written.
     """
+    refuse_checkpoint_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if sidecar is not None:

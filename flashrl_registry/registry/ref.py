@@ -58,7 +58,8 @@ PlanRef = PresetRef | PathRef | NamedRef
 def parse_ref(text: str) -> PlanRef:
     """Parse a reference.
 
-    A scheme name wins over a path, an existing path over a registry name; ``./`` always means a path.
+    ``./`` and endings such as ``.yaml`` always mean a path. What could be both an existing path and a registry name
+    is refused: a folder that happens to lie here must not stand in for a published plan.
 
     Raises:
         InvalidRefError: Not a reference; the hint lists the forms.
@@ -66,15 +67,22 @@ def parse_ref(text: str) -> PlanRef:
     text = text.strip()
     if text in PRESETS:
         return PresetRef(text)
-    path_text, _, digest_text = text.partition("#")
+    path_text, pinned, digest_text = text.partition("#")
     digest = None
-    if digest_text:
+    if pinned:
         if not re.fullmatch(r"sha256[:=][0-9a-f]{64}", digest_text):
             raise _invalid(text, f"'#{digest_text}' is not a digest")
         digest = digest_text.replace("=", ":")
-    if path_text and (path_text.startswith((".", "/", "~")) or Path(path_text).expanduser().exists()):
-        return PathRef(Path(path_text).expanduser(), digest)
     match = _NAMED.fullmatch(text)
+    plainly_a_path = path_text.startswith((".", "/", "~")) or path_text.endswith((".yaml", ".yml", ".json"))
+    if path_text and (plainly_a_path or Path(path_text).exists()):
+        if match is not None and not plainly_a_path:
+            raise InvalidRefError(
+                f"'{path_text}' is a path here and could be a registry name",
+                hint=f"write ./{path_text} for the path, or {path_text}@VERSION for the published plan",
+                context={"ref": text},
+            )
+        return PathRef(Path(path_text).expanduser(), digest)
     if match is None:
         raise _invalid(text, "not an existing path and not a registry name")
     return NamedRef(match["name"], match["version"], digest)

@@ -1,10 +1,32 @@
 """The vLLM edge: how a resolved plan enters an engine, how weights arrive, what is reported.
 
-Importing this package imports neither torch nor vllm.
+Importing this package imports neither torch nor vllm, and nothing else before a name is used: vLLM imports the
+plugin from here in programs that run no plan.
 """
 
-from flashrl_registry.runtime.mismatch import Mismatch, mismatch
-from flashrl_registry.runtime.settings import Settings, settings_from_env
-from flashrl_registry.runtime.status import status
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashrl_registry.runtime.mismatch import Mismatch, mismatch
+    from flashrl_registry.runtime.settings import Settings, settings_from_env
+    from flashrl_registry.runtime.status import status
+
+_HOME = {
+    "Mismatch": "mismatch",
+    "Settings": "settings",
+    "mismatch": "mismatch",
+    "settings_from_env": "settings",
+    "status": "status",
+}
 
 __all__ = ["Mismatch", "Settings", "mismatch", "settings_from_env", "status"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    # Importing a submodule binds its name here; the function of the same name is what users ask for.
+    globals()[name] = value
+    return value

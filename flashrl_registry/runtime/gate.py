@@ -7,6 +7,7 @@ be healed. A second byte counts the worker's updates, so that the front end drop
 made. Workers on other machines do not reach this file; their own check before each forward still stands.
 """
 
+import atexit
 import mmap
 import os
 import tempfile
@@ -23,14 +24,20 @@ SERVE_HINT = "send a complete weight update; the engine serves again when its la
 def create_gate() -> Path:
     """Make the file, all slots serving; in memory where the system has a memory filesystem.
 
-    The file is left to the system's temporary folder: engines outlive the frame that makes them, and it is 4 KiB.
+    It is removed when this process, the engine's driver, ends.
     """
     shared = Path("/dev/shm")  # noqa: S108 - the memory filesystem; the name in it is random and private
     folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
     handle, name = tempfile.mkstemp(prefix="flashrl-gate-", dir=folder)
     with os.fdopen(handle, "wb") as file:
         file.write(bytes(_SIZE))
+    atexit.register(_remove, Path(name), os.getpid())
     return Path(name)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child inherits the exit handler, not the file
+        path.unlink(missing_ok=True)
 
 
 class Gate:

@@ -1,17 +1,49 @@
 """The ``vllm.general_plugins`` entry point.
 
-vLLM calls :func:`register` in every process of an engine. This module imports nothing but the standard library:
+vLLM calls :func:`register` once in every process of an engine. This module imports nothing but the standard library:
 vLLM logs and continues when a plugin fails to import, so nothing here may fail before ``register`` runs, and a
-program that does not set FLASHRL_CONFIG pays for one environment look-up.
+program that does not set FLASHRL_CONFIG pays for an environment look-up per engine.
 """
+
+import os
+import sys
+from typing import Any
 
 
 def register() -> None:
-    """Make this process run the plan that FLASHRL_CONFIG names; nothing when it is unset."""
-    import os
+    """Make this process run the plan that FLASHRL_CONFIG names, now or when an engine is made."""
+    if _config():
+        from flashrl_registry.runtime._vllm.install import install
 
-    if not os.environ.get("FLASHRL_CONFIG", "").strip():
+        install()
+    # A worker makes no engine configuration and need not import the module for it.
+    arg_utils = sys.modules.get("vllm.engine.arg_utils")
+    if arg_utils is not None:
+        _watch(arg_utils.EngineArgs)
+
+
+def _config() -> str:
+    return os.environ.get("FLASHRL_CONFIG", "").strip()
+
+
+def _watch(engine_args_class: Any) -> None:
+    """Wrap ``EngineArgs.create_engine_config``: the one override of a vLLM method in every driver.
+
+    ``__post_init__`` of the first EngineArgs has begun before vLLM loads plugins, so patching that is too late;
+    ``create_engine_config`` runs after it in every front end (LLM, AsyncLLM, serve). AsyncEngineArgs inherits it.
+    The variable is read at each call: a program may set it after vLLM has loaded its plugins.
+    """
+    original = engine_args_class.create_engine_config
+    if getattr(original, "flashrl_wrapped", False):
         return
-    from flashrl_registry.runtime._vllm.install import install
 
-    install()
+    def create_engine_config(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if not _config():
+            return original(self, *args, **kwargs)
+        from flashrl_registry.runtime._vllm.install import create_planned_config
+
+        return create_planned_config(self, original, *args, **kwargs)
+
+    create_engine_config.flashrl_wrapped = True  # type: ignore[attr-defined]
+    create_engine_config.__doc__ = original.__doc__
+    engine_args_class.create_engine_config = create_engine_config

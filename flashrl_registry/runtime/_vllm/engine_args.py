@@ -17,6 +17,8 @@ from flashrl_registry.runtime.settings import Settings
 
 PAYLOAD_KEY = "flashrl"
 PLUGIN_NAME = "flashrl_registry"
+FIELDS = ("load_format", "model_loader_extra_config", "hf_overrides", "logprobs_mode")
+"""Engine arguments that a plan sets."""
 
 # These never call model.load_weights, so a plan could not see the weights.
 _BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "tensorizer"}
@@ -32,14 +34,12 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
         environ: For the registry's place.
 
     Returns:
-        The resolution; None when the plan is off, or already applied to these arguments.
+        The resolution; None when the plan is off or needs no loader.
 
     Raises:
         FlashRLError: The plan cannot run with these arguments. The engine does not start.
     """
     if settings.config is None:
-        return None
-    if PAYLOAD_KEY in (args.model_loader_extra_config or {}):
         return None
     _check_plugins(environ)
     _check_arguments(args)

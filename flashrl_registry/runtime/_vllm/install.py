@@ -1,13 +1,15 @@
-"""What the plugin does in a process: register the loader, and in the driver wrap one method.
+"""What the plugin does in a process: register the loader, and in the driver put the plan into the engine's config.
 
 Called several times per process; each step is done once.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat
+from flashrl_registry.runtime._vllm import compat, engine_args
 from flashrl_registry.runtime.settings import settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -24,7 +26,6 @@ def install() -> None:
     log.configure(settings)
     compat.check_version()
     _register_loader()
-    _wrap_engine_args()
     log.logger.debug("plugin installed, %s=%s", "FLASHRL_CONFIG", settings.config)
 
 
@@ -44,32 +45,30 @@ def _register_loader() -> None:
     model_loader.register_model_loader(LOAD_FORMAT)(FlashRLModelLoader)
 
 
-def _wrap_engine_args() -> None:
-    """Wrap ``EngineArgs.create_engine_config``: the one override of a vLLM method in the driver.
+def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, **kwargs: Any) -> Any:
+    """``EngineArgs.create_engine_config`` under a plan.
 
-    ``__post_init__`` of the first EngineArgs has begun before vLLM loads plugins, so patching that is too late;
-    ``create_engine_config`` runs after it in every front end (LLM, AsyncLLM, serve). AsyncEngineArgs inherits it.
+    Args:
+        args: The program's EngineArgs; what the plan sets on it is taken back, so that a second engine made from it
+            gets the plan of its own time.
+        original: vLLM's method.
+        rest: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        The VllmConfig, proven to carry the plan.
+
+    Raises:
+        FlashRLError: The plan cannot run; the engine does not start.
     """
-    from vllm.engine.arg_utils import EngineArgs
-
-    original = EngineArgs.create_engine_config
-    if getattr(original, "flashrl_wrapped", False):
-        return
-
-    def create_engine_config(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        from flashrl_registry.runtime._vllm.engine_args import (
-            apply_plan,
-            check_front_end,
-            confirm,
-            prefixes_dropped,
-        )
-
-        compat.guard_front_ends(check_front_end, prefixes_dropped)
-        applied = apply_plan(self, settings_from_env(os.environ), os.environ)
-        config = original(self, *args, **kwargs)
-        confirm(config, applied)
-        return config
-
-    create_engine_config.flashrl_wrapped = True  # type: ignore[attr-defined]
-    create_engine_config.__doc__ = original.__doc__
-    EngineArgs.create_engine_config = create_engine_config
+    install()
+    compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
+    before = {name: getattr(args, name) for name in engine_args.FIELDS}
+    try:
+        applied = engine_args.apply_plan(args, settings_from_env(os.environ), os.environ)
+        config = original(args, *rest, **kwargs)
+        engine_args.confirm(config, applied)
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)
+    return config

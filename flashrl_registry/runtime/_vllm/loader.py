@@ -56,7 +56,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
             planned = PlannedWeights(model, self.resolved, load_vectors(self.sidecar, self.resolved))
             planned.install()
         self.inner.load_weights(model, model_config)
-        planned.finish_first_load()
+        planned.finish_first_load(dummy=self.inner.load_config.load_format == "dummy")
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> WholeUpdate:
         """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from flashrl_registry.documents import Keep, QuantizeInt8, ResolvedPlan
 from flashrl_registry.documents.names import natural_key
-from flashrl_registry.errors import NotServableError, WeightFault, WeightMismatchError
+from flashrl_registry.errors import NotServableError, PluginNotActiveError, WeightFault, WeightMismatchError
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate
 from flashrl_registry.runtime.log import logger
@@ -49,7 +49,7 @@ class Update:
     Attributes:
         missing: Expected tensors that have not arrived.
         started: Clock at the first tensor, seconds.
-        ours: We opened vLLM's layerwise reload, so we close it.
+        ours: We opened vLLM's layerwise reload; otherwise vLLM did, and its caller knows when the update ends.
         num_bytes: Bytes received.
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
@@ -139,6 +139,9 @@ class PlannedWeights:
         began = time.perf_counter()
         whole = isinstance(weights, WholeUpdate)
         with compat.loading_context(self._vllm_config):
+            if whole and self.update is not None:
+                logger.warning("a whole update begins: the half-done one before it is dropped")
+                self._drop_half_done()
             if self.update is None and not compat.reload_is_open(self.model):
                 rest = self._without_late_tied_copy(weights)
                 if rest is None:
@@ -166,14 +169,23 @@ class PlannedWeights:
             self.update = Update(self._expected(), time.perf_counter(), ours=False)
         return self._original(self._planned(weights, clone=False))
 
-    def finish_first_load(self) -> None:
+    def finish_first_load(self, *, dummy: bool) -> None:
         """The inner loader is done.
 
+        Args:
+            dummy: The program asked for random weights, which vLLM makes without ``load_weights``.
+
         Raises:
+            PluginNotActiveError: The inner loader wrote weights past the plan.
             WeightMismatchError: The checkpoint did not hold every tensor of the plan.
         """
-        if self.update is None:  # dummy weights: nothing was sent, and nothing real is served before an update
-            logger.info("dummy weights: the first update brings the real ones")
+        if self.update is None:
+            if not dummy:
+                raise PluginNotActiveError(
+                    "the loader never called model.load_weights, so no plan was applied",
+                    hint="use load_format='auto'",
+                )
+            logger.info("dummy weights: the engine serves random ones until the first update")
         elif self.update.missing:
             raise self._incomplete("the checkpoint lacks tensors of the plan")
         self.update = None
@@ -217,12 +229,13 @@ class PlannedWeights:
             update.num_bytes += value.nbytes
             moved = value.to(self._device, non_blocking=True)
             outputs = list(transform(tensor, moved, self._vectors_on(moved.device), clone=clone and moved is value))
-            # Row scales are infinite or NaN where any weight of the row is.
-            checked = outputs[-1][1] if isinstance(tensor.op, QuantizeInt8) else moved
-            if isinstance(tensor.op, QuantizeInt8) and tensor.op.scales == "frozen":
-                checked = moved
+            # What becomes resident is checked, not what was sent: a value may overflow on the way. Row scales are
+            # infinite or NaN where any weight of the row is; frozen ones say nothing of the weights.
+            checked = moved if isinstance(tensor.op, QuantizeInt8) and tensor.op.scales == "frozen" else outputs[-1][1]
+            if checked.is_floating_point() and not isinstance(tensor.op, QuantizeInt8):
+                checked = checked.to(torch.get_default_dtype())
             if not bool(torch.isfinite(checked).all()):
-                raise self._refuse(name, "holds NaN or infinity")
+                raise self._refuse(name, "holds NaN or infinity, or overflows the engine's dtype")
             yield from outputs
 
     def _is_tied_copy(self, name: str) -> bool:
@@ -251,10 +264,13 @@ class PlannedWeights:
             known = update.tied_head is not None if self._is_tied_copy(name) else name in self.tensors
             if known and name not in update.missing:
                 logger.warning("%s arrives again: the sender started over; the half-done update is dropped", name)
-                compat.abort_reload(self.model)
-                self.update = None
+                self._drop_half_done()
             return itertools.chain([(name, value)], iterator)
         return ()
+
+    def _drop_half_done(self) -> None:
+        compat.abort_reload(self.model)
+        self.update = None
 
     def _vectors_on(self, device: torch.device) -> Vectors:
         key = str(device)

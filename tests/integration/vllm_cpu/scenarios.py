@@ -7,6 +7,7 @@ of the engine would see: tokens, errors, and what ``flashrl_registry.runtime.sta
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +25,17 @@ Result = dict[str, Any]
 
 def engine(model: str, **kwargs: Any) -> vllm.LLM:
     has_tokenizer = (Path(model) / "tokenizer.json").exists()
+    if torch.cuda.is_available():
+        kwargs.setdefault("gpu_memory_utilization", 0.2)
     return vllm.LLM(
-        model=model, skip_tokenizer_init=not has_tokenizer, max_model_len=128, enforce_eager=True,
-        enable_prefix_caching=False, **kwargs,
-    )  # fmt: skip
+        model=model,
+        skip_tokenizer_init=not has_tokenizer,
+        max_model_len=128,
+        # CUDA graphs and torch.compile are for tests/gpu; on CPU compiling takes minutes and shows nothing more.
+        enforce_eager=os.environ.get("SCENARIO_EAGER", "1") == "1",
+        enable_prefix_caching=False,
+        **kwargs,
+    )
 
 
 def greedy(llm: vllm.LLM) -> list[list[int]]:
@@ -238,6 +246,22 @@ def prefix_cache(args: Result) -> Result:
     return result
 
 
+def sleep_level_2(args: Result) -> Result:
+    """Sleep level 2 throws the weights away: nothing is generated before an update; GPU only."""
+    llm = engine(args["model"], enable_sleep_mode=True)
+    result: Result = {"start": observe(llm)}
+    llm.sleep(level=2)
+    llm.wake_up()
+    try:
+        result["awake"] = greedy(llm)
+    except Exception as exc:  # noqa: BLE001
+        result["awake"] = f"{type(exc).__name__}: {exc}"
+    send_one_by_one(llm, args["updated"])
+    result["updated"] = observe(llm)
+    result["fresh"] = observe(engine(args["updated"]))
+    return result
+
+
 def kernel_format(args: Result) -> Result:
     llm = engine(args["model"])
     try:
@@ -287,10 +311,28 @@ def settings(args: Result) -> Result:
     }
 
 
+def late_and_reused(args: Result) -> Result:
+    """The variable is set after vLLM has loaded its plugins; one EngineArgs makes two engines under two plans."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    reused = EngineArgs(model=args["model"], skip_tokenizer_init=True, max_model_len=128, enforce_eager=True)
+    result: Result = {}
+    for name, config in (("int8", "int8"), ("bf16", "bf16"), ("unset", None), ("unknown", "nobody/nothing@1.0.0")):
+        os.environ.pop("FLASHRL_CONFIG", None)
+        if config is not None:
+            os.environ["FLASHRL_CONFIG"] = config
+        try:
+            made = reused.create_engine_config()
+            result[name] = [made.model_config.quantization, made.load_config.load_format]
+        except Exception as exc:  # noqa: BLE001
+            result[name] = f"{type(exc).__name__}: {exc}"
+    os.environ["FLASHRL_CONFIG"] = "int8"
+    result["engine"] = observe(engine(args["model"]))["status"]["layers"]
+    return result
+
+
 def plugins_narrowed(args: Result) -> Result:
     """The driver has loaded the plugin; its workers would not."""
-    import os
-
     from vllm.engine.arg_utils import EngineArgs
 
     EngineArgs(model=args["model"])
@@ -325,12 +367,25 @@ def worker_differs(args: Result) -> Result:
 
 
 SCENARIOS = {
-    f.__name__: f
-    for f in (
-        tied_head, prefix_cache, kernel_format, fresh, updates, every_route, faults, subprocess_core, settings,
-        plugins_narrowed, own_quantization, sharded_state, worker_differs,
+    scenario.__name__: scenario
+    for scenario in (
+        every_route,
+        faults,
+        fresh,
+        kernel_format,
+        late_and_reused,
+        own_quantization,
+        plugins_narrowed,
+        prefix_cache,
+        settings,
+        sharded_state,
+        sleep_level_2,
+        subprocess_core,
+        tied_head,
+        updates,
+        worker_differs,
     )
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     Path(sys.argv[3]).write_text(json.dumps(SCENARIOS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))))

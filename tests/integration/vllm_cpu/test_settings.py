@@ -15,6 +15,16 @@ def test_unset_serves_bf16_and_imports_nothing(run_scenario, tiny) -> None:
     assert not [name for name in ran.result["imported"] if "._vllm" in name or ".documents" in name]
 
 
+def test_variable_set_late_and_arguments_used_twice(run_scenario, tiny) -> None:
+    ran = run_scenario("late_and_reused", None, model=tiny(1))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert ran.result["int8"] == ["compressed-tensors", "flashrl"]
+    assert ran.result["bf16"] == [None, "flashrl"]
+    assert ran.result["unset"] == [None, "auto"]
+    assert "nobody/nothing" in ran.result["unknown"]
+    assert ran.result["engine"] == {"int8": 8}
+
+
 def test_bf16_reports_logprobs_of_the_sampling_distribution(run_scenario, tiny) -> None:
     with_plan = run_scenario("settings", "bf16", model=tiny(1))
     without = run_scenario("settings", None, model=tiny(1))

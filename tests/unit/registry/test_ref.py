@@ -39,8 +39,16 @@ def test_anything_else_is_refused_with_the_forms(text: str) -> None:
     assert "namespace/name[@version]" in caught.value.hint
 
 
-def test_an_existing_path_wins_over_a_registry_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_both_a_path_and_a_registry_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_ref("team/plan") == NamedRef("team/plan")
     (tmp_path / "team" / "plan").mkdir(parents=True)
-    assert parse_ref("team/plan") == PathRef(Path("team/plan"))
+    with pytest.raises(InvalidRefError, match="could be a registry name"):
+        parse_ref("team/plan")
+    assert parse_ref("./team/plan") == PathRef(Path("team/plan"))
+    assert parse_ref("team/plan@1.0.0") == NamedRef("team/plan", "1.0.0")
+
+
+def test_a_pin_without_a_digest_is_refused() -> None:
+    with pytest.raises(InvalidRefError, match="not a digest"):
+        parse_ref("./plan#")
