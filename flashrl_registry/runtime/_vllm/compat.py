@@ -1,6 +1,6 @@
 """Everything that leans on vLLM's internals, each with the versions it was tested on and when it can go.
 
-Tested: 0.27.1 and 0.32.0 (CPU).
+Tested: 0.27.1 and 0.32.0 (CPU), 0.25.1 (H100, CUDA graphs).
 """
 
 import platform
