@@ -3,6 +3,7 @@
 from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
 from flashrl_registry.documents.kinds import KINDS, claimed_kind, read_any
+from flashrl_registry.documents.lock import Lock, LockedPlan
 from flashrl_registry.documents.manifest import Manifest, ManifestFile
 from flashrl_registry.documents.plan import Plan, PlannedFamily, ProfileRef, Smoothing
 from flashrl_registry.documents.profile import (
@@ -38,6 +39,8 @@ __all__ = [
     "Inventory",
     "Keep",
     "LinearFacts",
+    "Lock",
+    "LockedPlan",
     "Manifest",
     "ManifestFile",
     "Plan",

@@ -2,16 +2,23 @@
 
 Invariants: a document never changes after it was read; unknown keys are errors; its digest is SHA-256 over
 RFC 8785 canonical JSON of its identity fields, so spelling (YAML or JSON, key order, comments) does not matter.
+
+Only at its top, keys that start with ``x-`` are free: tools and newer releases write notes under them. They are kept
+when the document is written again and never count in the digest, because nothing that this or any release does to an
+engine may depend on them: a field that does gets a name of its own, which older releases refuse.
 """
 
 import hashlib
 from typing import Annotated, Any, ClassVar
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """``sha256:`` and 64 lower-case hexadecimal digits."""
+
+EXTENSION = "^x-"
+"""Pattern of the keys that a document may have beyond its fields."""
 
 SCHEMA_BASE_URL = "https://github.com/flashrl-registry/flashrl-registry/raw/main/schemas"
 
@@ -30,12 +37,17 @@ class Document(Frozen):
     Class attributes:
         KIND: The word in ``schema_version``, such as ``plan``.
         MAJOR: The schema major this release reads and writes.
+        REVISION: The additive revision of it that this release knows; a file of a newer one is read, and stays one.
         NOT_IDENTITY: Fields that do not count in the digest; ``part.field`` reaches one level down.
     """
 
     KIND: ClassVar[str]
     MAJOR: ClassVar[int] = 1
+    REVISION: ClassVar[int] = 0
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"digest", "schema_revision", "description"})
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, Field(pattern=EXTENSION)], JsonValue]
 
     @classmethod
     def schema_url(cls) -> str:
@@ -44,7 +56,7 @@ class Document(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """The fields that count in the digest, as plain data."""
-        excluded: dict[str, Any] = {}
+        excluded: dict[str, Any] = dict.fromkeys(self.__pydantic_extra__ or (), True)
         for name in sorted(self.NOT_IDENTITY):
             part, _, leaf = name.partition(".")
             excluded[part] = {leaf} if leaf else True
@@ -61,6 +73,10 @@ class Document(Frozen):
     def canonical_json(self) -> bytes:
         """The whole document as RFC 8785 canonical JSON."""
         return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def json_file(self) -> bytes:
+        """What a ``*.json`` file of it holds: canonical JSON, unless people review it."""
+        return self.canonical_json()
 
 
 def sha256(data: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from flashrl_registry.documents._base import EXTENSION
 from flashrl_registry.documents.strict_yaml import Parsed, Path, pointer_text
 from flashrl_registry.errors import Finding
 
@@ -50,8 +51,12 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 def _finding(error: ErrorDetails, parsed: Parsed, source: str, model: type[BaseModel]) -> Finding:
     path, kind, context = _data_path(error["loc"], parsed.data), error["type"], error.get("ctx", {})
     message, place = error["msg"], parsed.places.get(path)
+    if kind == "string_pattern_mismatch" and _is_extra_key(path, context, model):
+        kind = "extra_forbidden"
     if kind == "extra_forbidden":
         message = "unknown key" + did_you_mean(str(path[-1]), _field_names(model, path[:-1], parsed.data))
+        if str(path[-1]).startswith("x-"):
+            message = "unknown key; keys that start with x- stand at the top of a document, not in its parts"
         place = parsed.keys.get(path, place)
     elif kind == "missing":
         message = f"required key '{path[-1]}' is missing"
@@ -72,6 +77,11 @@ def _finding(error: ErrorDetails, parsed: Parsed, source: str, model: type[BaseM
         message = str(context["error"])
     line, column = place or _nearest(parsed, path)
     return Finding(source, message, line, column, pointer_text(path), kind)
+
+
+def _is_extra_key(path: Path, context: dict[str, Any], model: type[BaseModel]) -> bool:
+    """A document's own unknown key; pydantic says only that it is no name of an extension."""
+    return len(path) == 1 and path[0] not in model.model_fields and context.get("pattern") == EXTENSION
 
 
 def _nearest(parsed: Parsed, path: Path) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
         # The JSON path is the only one that stays strict and accepts a list where a tuple is declared.
         document = model.model_validate_json(json.dumps(parsed.data))
     except ValidationError as exc:
-        raise SchemaError(schema_findings(exc, parsed, source, model)) from exc
+        raise SchemaError(schema_findings(exc, parsed, source, model), hint=_newer_revision(parsed, model)) from exc
     recorded = getattr(document, "digest", None)
     if recorded is not None and recorded != (actual := document.compute_digest()):
         raise IntegrityError(
@@ -119,8 +119,24 @@ def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
         raise SchemaError([finding(f"this is a {kind}; a {model.KIND} was asked for", "kind")])
     if major > model.MAJOR:
         message = f"schema v{major} is newer than this release reads (v{model.MAJOR})"
-        hint = "upgrade flashrl-registry to the release that wrote the file"
+        hint = f"pip install --upgrade flashrl-registry, to a release that reads {given}"
         raise SchemaVersionError([finding(message, "schema-version")], hint=hint)
+    if major < model.MAJOR:
+        message = f"schema v{major} is older than this release reads (v{model.MAJOR})"
+        raise SchemaVersionError(
+            [finding(message, "schema-version")], hint=f"rewrite the file with: flashrl-registry migrate {source}"
+        )
+
+
+def _newer_revision(parsed: Parsed, model: type[Document]) -> str | None:
+    """What to do about a file whose faults may be fields of a newer release."""
+    revision = parsed.data.get("schema_revision")
+    if not isinstance(revision, int) or revision <= model.REVISION:
+        return None
+    return (
+        f"the file has schema_revision {revision} and this release knows {model.REVISION}: "
+        "pip install --upgrade flashrl-registry"
+    )
 
 
 def yaml_text(document: Document) -> str:
@@ -130,8 +146,8 @@ def yaml_text(document: Document) -> str:
 
 
 def write_document(document: Document, path: Path) -> None:
-    """Write YAML (or canonical JSON for ``*.json``) so that a reader sees the old file or the new one."""
-    data = document.canonical_json() if path.suffix == ".json" else yaml_text(document).encode()
+    """Write YAML (or JSON for ``*.json``) so that a reader sees the old file or the new one."""
+    data = document.json_file() if path.suffix == ".json" else yaml_text(document).encode()
     write_atomically(path, data)
 
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.documents._base import Document
+from flashrl_registry.documents._base import EXTENSION, Document
 from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.documents.kinds import KINDS
 from flashrl_registry.errors import Finding, SchemaError
@@ -21,7 +21,8 @@ def json_schema(model: type[Document]) -> dict[str, Any]:
     generated = model.model_json_schema()
     body = {key: _clean(value) for key, value in generated.items()}
     head = {"$schema": DIALECT, "$id": model.schema_url(), "title": f"flashrl {model.KIND} v{model.MAJOR}"}
-    return _require_constants({**head, **{key: value for key, value in body.items() if key != "title"}})
+    schema = _require_constants({**head, **{key: value for key, value in body.items() if key != "title"}})
+    return _admit_extensions(schema)
 
 
 def schema_text(model: type[Document]) -> str:
@@ -73,6 +74,16 @@ def _clean(value: Any) -> Any:
         for key, child in value.items()
         if key != "discriminator" and not (key == "title" and isinstance(child, str))
     }
+
+
+def _admit_extensions(schema: dict[str, Any]) -> dict[str, Any]:
+    """Say that keys beyond the fields start with ``x-``; pydantic writes a schema for their values alone."""
+    schema["$defs"].pop("JsonValue")
+    if not schema["$defs"]:
+        del schema["$defs"]
+    schema["additionalProperties"] = False
+    schema["patternProperties"] = {EXTENSION: {"description": "Free for notes of tools; not part of the identity."}}
+    return schema
 
 
 def _require_constants(schema: dict[str, Any]) -> dict[str, Any]:
