@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flashrl_registry.documents._base import Document
 from flashrl_registry.documents.findings import describe, did_you_mean
+from flashrl_registry.documents.hybrid import Hybrid
 from flashrl_registry.documents.io import parse_as, read_text, validate_parsed
 from flashrl_registry.documents.lock import Lock
 from flashrl_registry.documents.manifest import Manifest
@@ -14,7 +15,9 @@ from flashrl_registry.documents.resolved import ResolvedPlan
 from flashrl_registry.documents.rules import Rules
 from flashrl_registry.errors import Finding, SchemaError
 
-KINDS: dict[str, type[Document]] = {model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock)}
+KINDS: dict[str, type[Document]] = {
+    model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid)
+}
 """Document classes by the word in their ``schema_version``."""
 
 _CLAIM = re.compile(r"""["']?schema_version["']?\s*:\s*["']?flashrl\.([a-z-]+)/v[0-9]+""")
