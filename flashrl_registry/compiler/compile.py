@@ -4,8 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flashrl_registry.compiler.checks import (
+    check_arguments,
+    check_frozen,
+    check_fused,
+    check_profile,
+    check_pruning,
+    check_tensors,
+    members,
+)
 from flashrl_registry.compiler.match import claims
-from flashrl_registry.compiler.modules import FUSED_OF, is_embedding_weight, is_linear_weight, module_of
+from flashrl_registry.compiler.modules import is_linear_weight, module_of
 from flashrl_registry.documents import (
     Inventory,
     Plan,
@@ -22,8 +31,6 @@ from flashrl_registry.documents import (
 from flashrl_registry.documents.names import expand, factor, join_indices, natural_key, split_indices
 from flashrl_registry.documents.plan import Treatment
 from flashrl_registry.errors import CompileError, Diagnostic
-
-_FLOATS = {"bfloat16", "float16", "float32"}
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,20 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
         CompileError: Every tensor without a decision and every other error, all at once.
     """
     rule_of, diagnostics = claims(rules.rules, inventory.tensors)
-    diagnostics += _check_schemes(rule_of, inventory)
-    diagnostics += _check_fused(rule_of)
-    wrong_profile = _check_profile(rules, inventory, profile)
+    diagnostics += check_arguments(rules.rules)
+    diagnostics += check_tensors(rule_of, inventory)
+    diagnostics += check_fused(rule_of)
+    wrong_profile = check_profile(rules, inventory, profile)
     diagnostics += wrong_profile
-    treatment: dict[str, Treatment] = {
-        tensor.name: "int8" if rule_of[tensor.name].scheme == "int8" and is_linear_weight(tensor) else "keep"
-        for tensor in inventory.tensors
-        if tensor.name in rule_of
+    treatment = {
+        tensor.name: _treatment(rule_of[tensor.name], tensor) for tensor in inventory.tensors if tensor.name in rule_of
     }
     active, dropped = _split_smoothing(profile, treatment)
+    pruned = {group.source for group in active if _prunes(group, rule_of)}
     if profile is not None and not wrong_profile and rules.update.scales == "frozen":
-        diagnostics += _check_frozen(profile, treatment, dropped)
+        diagnostics += check_frozen(profile, treatment, dropped)
+    if not wrong_profile:
+        diagnostics += check_pruning(rules.rules, pruned)
     if diagnostics:
         raise CompileError(diagnostics)
     for group in active:
@@ -85,7 +94,7 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
         profile=ProfileRef(digest=profile.compute_digest(), sidecar=profile.sidecar)
         if profile and needs_profile
         else None,
-        smoothing=_smoothing_families(active),
+        smoothing=_smoothing_families(active, pruned),
         tensors=_families(inventory.tensors, rule_of, treatment),
     )
     return Compiled(
@@ -93,80 +102,16 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
     )
 
 
-def _check_schemes(rule_of: dict[str, Rule], inventory: Inventory) -> list[Diagnostic]:
-    found = []
-    for tensor in inventory.tensors:
-        rule = rule_of.get(tensor.name)
-        if rule is None:
-            continue
-        if tensor.dtype not in _FLOATS and rule.scheme != "bf16":
-            message = f"is {tensor.dtype}; only bf16, fp16 and fp32 weights can be quantized"
-            found.append(Diagnostic("not-a-float", "error", tensor.name, message, "give the bf16 model with --model"))
-        if rule.scheme != "int8" or tensor.name.endswith(".bias") or is_linear_weight(tensor):
-            continue
-        what = "an embedding" if is_embedding_weight(tensor) else f"not a linear weight (shape {tensor.shape})"
-        found.append(
-            Diagnostic("cannot-quantize", "error", tensor.name, f"rule '{rule.name}' says int8, but it is {what}",
-                       "give it to a bf16 rule")
-        )  # fmt: skip
-    return found
+def _treatment(rule: Rule, tensor: TensorSpec) -> Treatment:
+    scheme = rule.decided_scheme()
+    if scheme is None or scheme == "bf16" or not is_linear_weight(tensor):
+        return "keep"
+    return "int8" if scheme == "int8_prune" else scheme
 
 
-def _check_fused(rule_of: dict[str, Rule]) -> list[Diagnostic]:
-    """Siblings that the engine fuses into one weight must have one scheme."""
-    schemes: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, rule in rule_of.items():
-        parent, _, leaf = module_of(name).rpartition(".")
-        if name.endswith(".weight") and leaf in FUSED_OF:
-            schemes[f"{parent}.{FUSED_OF[leaf]}"][leaf] = rule.scheme
-    return [
-        Diagnostic("fused-shards-disagree", "error", fused,
-                   "the engine fuses these into one weight: " + ", ".join(f"{k}={v}" for k, v in shards.items()),
-                   "give all of them to one scheme")
-        for fused, shards in schemes.items()
-        if len(set(shards.values())) > 1
-    ]  # fmt: skip
-
-
-def _check_profile(rules: Rules, inventory: Inventory, profile: Profile | None) -> list[Diagnostic]:
-    if profile is None:
-        if rules.update.scales == "frozen":
-            message = "scales: frozen takes its scales from a profile, and none was given"
-            return [Diagnostic("frozen-needs-profile", "error", "update.scales", message, "give --profile")]
-        return []
-    ours, theirs = inventory.fingerprint(), profile.reference.fingerprint
-    if ours != theirs:
-        message = (
-            f"the profile is of {profile.reference.name} ({theirs[:19]}), the model is {inventory.name} ({ours[:19]})"
-        )
-        return [Diagnostic("profile-of-another-model", "error", "profile", message, "profile this model's own pair")]
-    return []
-
-
-def _check_frozen(profile: Profile, treatment: dict[str, Treatment], dropped: list[SmoothingGroup]) -> list[Diagnostic]:
-    """Frozen scales fit only the weights that they were measured on: those linears, with all of their factors."""
-    measured = {name for family in profile.tensors if family.role == "quantized" for name in expand(family.names)}
-    low = [name for name, how in treatment.items() if how == "int8"]
-    found = [
-        Diagnostic("frozen-needs-scales", "error", name, "scales: frozen, but the profile has no scale for it",
-                   "give it to a bf16 rule, or use scales: recompute")
-        for name in low
-        if name not in measured
-    ]  # fmt: skip
-    unsmoothed = {name: group.source for group in dropped for name in _members(group)}
-    found += [
-        Diagnostic("frozen-needs-smoothing", "error", name,
-                   f"its frozen scale was measured with the factor of {unsmoothed[name]}, which cannot be applied here",
-                   "quantize all linears that share the factor, or use scales: recompute")
-        for name in low
-        if name in unsmoothed
-    ]  # fmt: skip
-    return found
-
-
-def _members(group: SmoothingGroup) -> list[str]:
-    """The linears of a group: a norm only takes its factor, and stays what it is otherwise."""
-    return group.targets if group.kind == "norm" else [group.source, *group.targets]
+def _prunes(group: SmoothingGroup, rule_of: dict[str, Rule]) -> bool:
+    """A norm's dead channels can go only where every linear behind it is to be pruned."""
+    return group.kind == "norm" and all(rule_of[name].decided_scheme() == "int8_prune" for name in group.targets)
 
 
 def _split_smoothing(
@@ -176,7 +121,7 @@ def _split_smoothing(
     active: list[SmoothingGroup] = []
     dropped: list[SmoothingGroup] = []
     for group in profile.smoothing if profile else ():
-        whole = all(treatment.get(name) == "int8" for name in _members(group))
+        whole = all(treatment.get(name) == "int8" for name in members(group))
         (active if whole else dropped).append(group)
     return active, dropped
 
@@ -184,28 +129,33 @@ def _split_smoothing(
 def _dropped_notes(dropped: list[SmoothingGroup], treatment: dict[str, Treatment]) -> list[Diagnostic]:
     notes = []
     for group in dropped:
-        kept = ", ".join(name for name in _members(group) if treatment[name] != "int8")
+        kept = ", ".join(name for name in members(group) if treatment[name] != "int8")
         message = f"smoothing is not applied: {kept} stays unquantized"
         notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
     return notes
 
 
-def _smoothing_families(groups: Iterable[SmoothingGroup]) -> list[Smoothing]:
+def _smoothing_families(groups: Iterable[SmoothingGroup], pruned: set[str]) -> list[Smoothing]:
     """Groups that differ only in their indices become one entry."""
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    alike: dict[tuple[str, tuple[str, ...], bool], list[str]] = defaultdict(list)
     entries = []
     for group in groups:
         source, indices = split_indices(group.source)
         targets = [split_indices(target) for target in group.targets]
+        prune = group.source in pruned
         if all(target_indices == indices for _, target_indices in targets):
-            alike[source, tuple(shape for shape, _ in targets)].append(group.source)
+            alike[source, tuple(shape for shape, _ in targets), prune].append(group.source)
         else:
-            entries.append(Smoothing(source=group.source, targets=list(group.targets)))
-    for (_, shapes), sources in alike.items():
+            entries.append(_smoothing(group.source, list(group.targets), prune=prune))
+    for (_, shapes, prune), sources in alike.items():
         for pattern in factor(sources):
             braces = split_indices(pattern)[1]
-            entries.append(Smoothing(source=pattern, targets=[join_indices(shape, braces) for shape in shapes]))
+            entries.append(_smoothing(pattern, [join_indices(shape, braces) for shape in shapes], prune=prune))
     return sorted(entries, key=lambda entry: natural_key(entry.source))
+
+
+def _smoothing(source: str, targets: list[str], *, prune: bool) -> Smoothing:
+    return Smoothing(source=source, targets=targets, prune_dead_inputs=prune or None)
 
 
 def _families(

@@ -101,8 +101,11 @@ def _rule_changes(before: Plan, after: Plan) -> Iterator[SettingChange]:
         if was is None or now is None:
             yield SettingChange(f"rules.{name}", _summary(was), _summary(now))
             continue
-        if was.scheme != now.scheme:
-            yield SettingChange(f"rules.{name}.scheme", was.scheme, now.scheme)
+        if was.shown_scheme() != now.shown_scheme():
+            yield SettingChange(f"rules.{name}.scheme", was.shown_scheme(), now.shown_scheme())
+        elif was.scheme != now.scheme:
+            old_way, new_way = (rule.scheme or "spelled out as weights" for rule in (was, now))
+            yield SettingChange(f"rules.{name}.scheme", old_way, new_way)
         for field in ("targets", "ignore"):
             ours, theirs = getattr(was, field), getattr(now, field)
             if ours != theirs:
@@ -116,7 +119,7 @@ def _rule_changes(before: Plan, after: Plan) -> Iterator[SettingChange]:
 
 
 def _summary(rule: Rule | None) -> str:
-    return ABSENT if rule is None else f"{rule.scheme} on {' '.join(rule.targets)}"
+    return ABSENT if rule is None else f"{rule.shown_scheme()} on {' '.join(rule.targets)}"
 
 
 def _tensor_changes(before: Plan, after: Plan) -> list[TensorChange]:

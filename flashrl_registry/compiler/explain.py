@@ -24,7 +24,7 @@ class Explanation:
         rule: The rule that claims it.
         scheme: The rule's scheme.
         target: The rule's target that matches.
-        treatment: ``keep``, ``int8`` or ``rescale``.
+        treatment: What happens to it, as the plan says.
         reason: What happens to it and why, in one sentence.
         rows: Source of the factor that multiplies its rows, or None.
         columns: Source of the factor that divides its input columns, or None.
@@ -97,7 +97,7 @@ def _explanation(
         shape=tuple(family.shape),
         dtype=family.dtype,
         rule=rule.name,
-        scheme=rule.scheme,
+        scheme=rule.shown_scheme(),
         target=next((target for target in rule.targets if _matches(target, name)), ""),
         treatment=family.treatment,
         reason=_reason(plan, family, rule, rows, columns),
@@ -119,6 +119,8 @@ def _reason(plan: Plan, family: PlannedFamily, rule: Rule, rows: str | None, col
         return f"enters the engine as the trainer sends it: {why}"
     if family.treatment == "rescale":
         return f"multiplied by inv_smoothing of {rows}, which the linears behind it divide out; stays {family.dtype}"
+    if family.treatment != "int8":
+        return _FP8_REASONS[family.treatment]
     steps = []
     if rows is not None:
         steps.append(f"rows multiplied by inv_smoothing of {rows}")
@@ -127,3 +129,11 @@ def _reason(plan: Plan, family: PlannedFamily, rule: Rule, rows: str | None, col
     scales = "row absmax at every update" if plan.update.scales == "recompute" else "the profile's, at every update"
     steps.append(f"int8 codes and one float32 scale per row ({scales})")
     return "; ".join(steps)
+
+
+_FP8_REASONS = {
+    "fp8": "sent as it is; vLLM quantizes it as it loads, with one scale per engine weight",
+    "fp8_tensor": "float8_e4m3fn codes and one float32 scale (tensor absmax at every update)",
+    "fp8_channel": "float8_e4m3fn codes and one float32 scale per row (row absmax at every update)",
+    "fp8_block": "float8_e4m3fn codes and one float32 scale per 128 x 128 block (block absmax at every update)",
+}

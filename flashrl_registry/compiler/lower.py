@@ -3,22 +3,28 @@
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from flashrl_registry.compiler.modules import is_embedding_weight, module_of
+from flashrl_registry.compiler.dialect import dialect_of
+from flashrl_registry.compiler.engine_config import compressed_tensors_config, unquantized_linears
 from flashrl_registry.compiler.smoothing import smoothing_sources
 from flashrl_registry.documents import (
     EngineArguments,
+    EngineFp8,
     Environment,
     Keep,
     Plan,
+    QuantizeFp8,
     QuantizeInt8,
     Rescale,
     ResolvedPlan,
     ResolvedTensor,
-    TensorSpec,
 )
 from flashrl_registry.documents.names import expand, natural_key
-from flashrl_registry.documents.quantization import INT8_ACTIVATIONS, INT8_WEIGHTS
+from flashrl_registry.documents.quantization import FP8_BLOCK
+from flashrl_registry.documents.resolved import TensorOp
 from flashrl_registry.errors import Decision, ResolutionError
+
+_STRATEGIES = {"fp8_tensor": "tensor", "fp8_channel": "channel", "fp8_block": "block"}
+_SHOWN = 4
 
 
 def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPlan:
@@ -33,18 +39,19 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
         The sealed ResolvedPlan; every process computes the same one.
 
     Raises:
-        ResolutionError: The plan does not admit the installed vLLM.
+        ResolutionError: The plan cannot run there; every reason is listed.
     """
-    # A local label such as '+cpu' names a build of the same release.
-    release = Version(environment.vllm).public
-    if not SpecifierSet(plan.engine.vllm).contains(release, prereleases=True):
-        reason = f"vLLM {environment.vllm} is not in the plan's range {plan.engine.vllm}"
+    if reasons := _reasons_against(plan, environment):
         raise ResolutionError(
             f"plan {plan.digest or plan.base_model.name} cannot run here",
-            decisions=[Decision(source or plan.base_model.name, accepted=False, reason=reason)],
-            hint="install a vLLM in that range, or compile the plan with a wider engine.vllm",
+            decisions=[
+                Decision(source or plan.base_model.name, accepted=False, reason=reason) for reason, _ in reasons
+            ],
+            hint="; ".join(dict.fromkeys(hint for _, hint in reasons)),
         )
+    dialect = dialect_of(environment.vllm)
     tensors = _tensors(plan)
+    online = any(isinstance(tensor.op, EngineFp8) for tensor in tensors)
     resolved = ResolvedPlan(
         source=source,
         plan_digest=plan.compute_digest(),
@@ -52,7 +59,11 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
         environment=environment,
         engine=EngineArguments(
             logprobs_mode=plan.engine.logprobs_mode,
-            quantization_config=_compressed_tensors_config(tensors),
+            quantization_config=compressed_tensors_config(tensors),
+            quantization=dialect.online_fp8 if online else None,
+            online_ignore=unquantized_linears(tensors) if online else None,
+            kv_cache_dtype=plan.engine.kv_cache_dtype,
+            head_dtype=plan.engine.lm_head_dtype,
         ),
         sidecar=plan.profile.sidecar if plan.profile else None,
         tensors=tensors,
@@ -60,52 +71,60 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
     return resolved.model_copy(update={"digest": resolved.compute_digest()})
 
 
+def _reasons_against(plan: Plan, environment: Environment) -> list[tuple[str, str]]:
+    """Why the plan cannot run there, each with what to do."""
+    # A local label such as '+cpu' names a build of the same release.
+    release = Version(environment.vllm).public
+    if not SpecifierSet(plan.engine.vllm).contains(release, prereleases=True):
+        reason = f"vLLM {environment.vllm} is not in the plan's range {plan.engine.vllm}"
+        return [(reason, "install a vLLM in that range, or compile the plan with a wider engine.vllm")]
+    reasons = []
+    float8 = sorted({family.treatment for family in plan.tensors if family.treatment.startswith("fp8")})
+    if environment.device == "cpu" and float8:
+        reason = f"{', '.join(float8)} needs a GPU: vLLM's CPU build has no float8 matmul that finishes"
+        reasons.append((reason, "use int8, which vLLM runs on CPU, or a GPU of compute capability 8.9 or newer"))
+    if plan.engine.lm_head_dtype is not None and not dialect_of(environment.vllm).honours_head_dtype:
+        reason = (
+            f"vLLM {environment.vllm} ignores head_dtype, so lm_head_dtype {plan.engine.lm_head_dtype} would do nothing"
+        )
+        reasons.append((reason, "install vLLM 0.27.1 or newer, or drop engine.lm_head_dtype"))
+    reasons += _uneven_blocks(plan, environment.tensor_parallel_size)
+    return reasons
+
+
+def _uneven_blocks(plan: Plan, size: int) -> list[tuple[str, str]]:
+    """Blocks that sharding would cut; which dimension is cut depends on the layer, so both must divide or match."""
+    if size == 1:
+        return []
+    wrong = [
+        f"{family.names} {'x'.join(map(str, family.shape))}"
+        for family in plan.tensors
+        if family.treatment == "fp8_block" and not any(side % (FP8_BLOCK * size) == 0 for side in family.shape)
+    ]
+    if not wrong:
+        return []
+    shown = ", ".join(wrong[:_SHOWN]) + (" ..." if len(wrong) > _SHOWN else "")
+    reason = f"tensor_parallel_size {size} cuts blocks of {FP8_BLOCK} in {shown}"
+    return [(reason, "use fp8_channel, or a smaller tensor_parallel_size")]
+
+
 def _tensors(plan: Plan) -> list[ResolvedTensor]:
     sources = smoothing_sources(plan)
     tensors = []
     for family in plan.tensors:
         for name in expand(family.names):
-            op: Keep | Rescale | QuantizeInt8
+            op: TensorOp
             if family.treatment == "int8":
                 op = QuantizeInt8(
                     rows=sources.rows.get(name), columns=sources.columns.get(name), scales=plan.update.scales
                 )
             elif family.treatment == "rescale":
-                op = Rescale(rows=sources.rows[name])
-            else:
+                op = Rescale(rows=sources.rows[name], dead_inputs_of=sources.pruned_by.get(name))
+            elif family.treatment == "fp8":
+                op = EngineFp8()
+            elif family.treatment == "keep":
                 op = Keep()
+            else:
+                op = QuantizeFp8(strategy=_STRATEGIES[family.treatment])  # type: ignore[arg-type]
             tensors.append(ResolvedTensor(name=name, shape=family.shape, dtype=family.dtype, op=op))
     return sorted(tensors, key=lambda tensor: natural_key(tensor.name))
-
-
-def _compressed_tensors_config(tensors: list[ResolvedTensor]) -> dict[str, object] | None:
-    """The ``quantization_config`` of an ``int-quantized`` checkpoint, as llm-compressor writes it.
-
-    vLLM matches ``Linear`` by class and ``ignore`` by module name, fused shards included; a list of exact names
-    says what stays unquantized without a pattern that could match too much.
-    """
-    if not any(isinstance(tensor.op, QuantizeInt8) for tensor in tensors):
-        return None
-    ignore = [
-        module_of(tensor.name)
-        for tensor in tensors
-        if isinstance(tensor.op, Keep)
-        and tensor.name.endswith(".weight")
-        and len(tensor.shape) >= 2
-        and not is_embedding_weight(TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype))
-    ]
-    if "lm_head" not in ignore:  # tied heads have no tensor of their own
-        ignore.append("lm_head")
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": INT8_WEIGHTS.model_dump(),
-                "input_activations": INT8_ACTIVATIONS.model_dump(),
-            }
-        },
-        "ignore": ignore,
-    }

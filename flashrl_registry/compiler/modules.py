@@ -1,6 +1,7 @@
 """What tensor names say about modules: which tensors make a linear, which linears the engine fuses."""
 
 from flashrl_registry.documents import TensorSpec
+from flashrl_registry.documents.names import is_index
 
 # Siblings that vLLM loads into one weight; one fused weight has one format.
 FUSED = {
@@ -29,3 +30,20 @@ def is_linear_weight(spec: TensorSpec) -> bool:
 def is_embedding_weight(spec: TensorSpec) -> bool:
     """A table that is looked up, not multiplied."""
     return module_of(spec.name).rpartition(".")[2] in _EMBEDDINGS
+
+
+def fused_place(tensor: str) -> tuple[str, str] | None:
+    """Where the engine fuses a weight with its siblings.
+
+    Returns:
+        The fused module and the weight's own name in it: ``a.q_proj.weight`` -> ``('a.qkv_proj', 'q_proj')``,
+        ``m.experts.3.up_proj.weight`` -> ``('m.experts', '3.up_proj')``; None for a weight that stays alone.
+    """
+    if not tensor.endswith(".weight"):
+        return None
+    module = module_of(tensor)
+    layer, experts, expert = module.rpartition(".experts.")
+    if experts and is_index(expert.partition(".")[0]):
+        return layer + ".experts", expert
+    parent, _, leaf = module.rpartition(".")
+    return (f"{parent}.{FUSED_OF[leaf]}", leaf) if leaf in FUSED_OF else None

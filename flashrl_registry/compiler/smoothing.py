@@ -14,21 +14,28 @@ class SmoothingSources:
     Attributes:
         rows: Tensor to the source whose factor multiplies its first dimension.
         columns: Linear weight to the source whose factor divides its input columns.
+        pruned_by: Norm to the linears whose dead input columns prune its channels.
     """
 
     rows: dict[str, str]
     columns: dict[str, str]
+    pruned_by: dict[str, list[str]]
 
 
 def smoothing_sources(plan: Plan) -> SmoothingSources:
     """Expand the plan's smoothing entries; a source's bias is multiplied as its weight is."""
     rows: dict[str, str] = {}
     columns: dict[str, str] = {}
+    pruned_by: dict[str, list[str]] = {}
     for smoothing in plan.smoothing:
         sources = expand(smoothing.source)
         for target_family in smoothing.targets:
-            columns.update(zip(expand(target_family), sources, strict=True))
+            targets = expand(target_family)
+            columns.update(zip(targets, sources, strict=True))
+            if smoothing.prune_dead_inputs:
+                for source, target in zip(sources, targets, strict=True):
+                    pruned_by.setdefault(source, []).append(target)
         for source in sources:
             rows[source] = source
             rows[module_of(source) + ".bias"] = source
-    return SmoothingSources(rows, columns)
+    return SmoothingSources(rows, columns, pruned_by)

@@ -14,9 +14,10 @@ from flashrl_registry.documents.profile import Sidecar
 from flashrl_registry.documents.rules import EngineSettings, RuleList, RuleName, UpdateSettings
 from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
 
-Treatment = Literal["keep", "int8", "rescale"]
-"""``keep``: as the trainer sends it. ``int8``: codes and a scale per row. ``rescale``: multiplied by the smoothing
-factor that the next linears divide out, then kept in its dtype."""
+Treatment = Literal["keep", "rescale", "int8", "fp8", "fp8_tensor", "fp8_channel", "fp8_block"]
+"""``keep``: as the trainer sends it. ``rescale``: multiplied by the smoothing factor that the next linears divide
+out, then kept in its dtype. ``int8``: codes and a scale per row. ``fp8_tensor``, ``fp8_channel``, ``fp8_block``:
+float8_e4m3fn codes and a scale per tensor, row or block. ``fp8``: sent as it is; vLLM quantizes it as it loads."""
 
 
 class ProfileRef(Frozen):
@@ -55,6 +56,8 @@ class Smoothing(Frozen):
     """Tensor, or family of tensors, that is multiplied by its ``inv_smoothing`` vector."""
     targets: Annotated[list[Family], Field(min_length=1)]
     """Families of the same length; the n-th member belongs to the n-th source."""
+    prune_dead_inputs: bool | None = None
+    """Zero the channels of a norm whose columns are zero in every target; None means no."""
 
 
 class Plan(Document):

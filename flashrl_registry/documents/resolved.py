@@ -16,6 +16,8 @@ class Environment(Frozen):
     """Version of the installed vLLM."""
     device: Literal["cpu", "cuda", "rocm", "xpu", "tpu"]
     """Platform that vLLM runs on."""
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """Workers that share every layer."""
 
 
 class Keep(Frozen):
@@ -32,6 +34,8 @@ class Rescale(Frozen):
     """Discriminator."""
     rows: str
     """Source tensor whose ``inv_smoothing`` vector multiplies the first dimension."""
+    dead_inputs_of: list[str] | None = None
+    """Zero the channels whose columns are zero in the codes of all of these linears; None zeroes nothing."""
 
 
 class QuantizeInt8(Frozen):
@@ -47,7 +51,23 @@ class QuantizeInt8(Frozen):
     """Row absmax at every update, or the profile's ``weight_scale``."""
 
 
-TensorOp = Annotated[Keep | Rescale | QuantizeInt8, Field(discriminator="kind")]
+class QuantizeFp8(Frozen):
+    """Codes in float8_e4m3fn and float32 scales."""
+
+    kind: Literal["fp8_codes"] = "fp8_codes"
+    """Discriminator."""
+    strategy: Literal["tensor", "channel", "block"]
+    """Elements that share a scale: all, a row, or a block of 128 x 128."""
+
+
+class EngineFp8(Frozen):
+    """The tensor is sent as it is, and vLLM quantizes it online."""
+
+    kind: Literal["engine_fp8"] = "engine_fp8"
+    """Discriminator."""
+
+
+TensorOp = Annotated[Keep | Rescale | QuantizeInt8 | QuantizeFp8 | EngineFp8, Field(discriminator="kind")]
 
 
 class ResolvedTensor(Frozen):
@@ -69,7 +89,15 @@ class EngineArguments(Frozen):
     logprobs_mode: str
     """vLLM's ``logprobs_mode``."""
     quantization_config: dict[str, Any] | None = None
-    """compressed-tensors ``quantization_config`` for ``hf_overrides``; None where nothing is quantized."""
+    """compressed-tensors ``quantization_config`` for ``hf_overrides``; None where the plan makes no codes."""
+    quantization: str | None = None
+    """vLLM's ``quantization``, a name of its own online methods; None where it quantizes nothing itself."""
+    online_ignore: list[str] | None = None
+    """Modules that the online method leaves alone."""
+    kv_cache_dtype: str | None = None
+    """vLLM's ``kv_cache_dtype``; None leaves it to the program."""
+    head_dtype: str | None = None
+    """``head_dtype`` for ``hf_overrides``; None leaves it to the program."""
 
 
 class ResolvedPlan(Document):

@@ -1,14 +1,14 @@
 """Rules: what a person writes. ``compile`` turns them into a Plan."""
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from flashrl_registry.documents._base import Document, Frozen
 from flashrl_registry.documents.names import family_size
-from flashrl_registry.documents.quantization import SchemeName
+from flashrl_registry.documents.quantization import QuantArgs, SchemeName, scheme_of
 
 RuleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
@@ -41,15 +41,45 @@ SUPPORTED_VLLM = ">=0.25.1,<0.34"
 class Rule(Frozen):
     """One decision about the modules that its targets name."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["scheme"]}, {"required": ["weights"]}]})
+
     name: RuleName
     """Shown by explain and in errors."""
-    scheme: SchemeName
-    """What happens to the weights of the modules; their biases stay as they are."""
+    scheme: SchemeName | None = None
+    """What happens to the weights of the modules; their biases stay as they are. Either this or ``weights``."""
+    weights: QuantArgs | None = None
+    """Instead of ``scheme``: the same in compressed-tensors' arguments."""
+    input_activations: QuantArgs | None = None
+    """With ``weights``: how the inputs of the modules are quantized."""
     targets: Annotated[list[Target], Field(min_length=1)]
     """Module or tensor names: exact, family (``layers.{0..3}.mlp``), glob (``*.mlp.*``), or ``re:`` and a regular
     expression for the whole name."""
     ignore: list[Target] = []
     """Exceptions to ``targets``, written the same way."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        """A rule names a scheme or spells one out."""
+        if (self.scheme is None) == (self.weights is None):
+            raise ValueError("a rule has either 'scheme' or 'weights'")
+        if self.scheme is not None and self.input_activations is not None:
+            raise ValueError("'input_activations' belongs to 'weights'; a scheme has its own")
+        return self
+
+    def decided_scheme(self) -> SchemeName | None:
+        """The scheme that the rule names or spells out; None where no scheme has its arguments."""
+        if self.weights is None:
+            return self.scheme
+        return scheme_of(self.weights, self.input_activations)
+
+    def shown_scheme(self) -> str:
+        """The scheme's name, or its arguments in few words, for people."""
+        scheme = self.decided_scheme()
+        if scheme is not None or self.weights is None:
+            return str(scheme)
+        args = self.weights
+        size = "x".join(map(str, args.block_structure or ())) or str(args.group_size or "")
+        return f"{args.type}{args.num_bits} {args.strategy}" + (f" {size}" if size else "")
 
 
 def _unique_names(rules: list[Rule]) -> list[Rule]:
@@ -71,6 +101,10 @@ class EngineSettings(Frozen):
     """vLLM releases that the plan is meant for, as a PEP 440 specifier."""
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs"] = "processed_logprobs"
     """``processed_logprobs`` are those of the distribution that tokens are sampled from."""
+    kv_cache_dtype: Literal["bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] | None = None
+    """Element type of the KV cache, in vLLM's words; None leaves it to the program."""
+    lm_head_dtype: Literal["float32"] | None = None
+    """``float32`` computes logits in single precision; None in the model's own dtype."""
 
 
 class UpdateSettings(Frozen):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.compiler import PRESETS
+from flashrl_registry.documents import SCHEMES, SYNONYMS, SchemeName, canonical_scheme
 from flashrl_registry.errors import InvalidRefError
 
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -15,7 +15,7 @@ _NAMED = re.compile(
 FORMS = (
     "a path to a plan folder or file (./plans/mine, plans/mine/plan.yaml)",
     "namespace/name[@version][#sha256=<64 hex digits>]",
-    "a scheme name: " + ", ".join(PRESETS),
+    "a scheme name: " + ", ".join((*SCHEMES, *SYNONYMS)),
 )
 
 
@@ -23,7 +23,7 @@ FORMS = (
 class PresetRef:
     """A scheme name: a plan is compiled for the engine's own model."""
 
-    scheme: str
+    scheme: SchemeName
 
     def __str__(self) -> str:
         return self.scheme
@@ -65,8 +65,8 @@ def parse_ref(text: str) -> PlanRef:
         InvalidRefError: Not a reference; the hint lists the forms.
     """
     text = text.strip()
-    if text in PRESETS:
-        return PresetRef(text)
+    if (scheme := canonical_scheme(text)) is not None:
+        return PresetRef(scheme)
     path_text, pinned, digest_text = text.partition("#")
     digest = None
     if pinned:

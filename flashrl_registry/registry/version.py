@@ -37,7 +37,7 @@ def write_version(folder: Path, bundle: PlanBundle, name: str, version: str) -> 
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         plan_digest=staged.plan.digest,
         base_model=staged.plan.base_model.name,
-        schemes=sorted({rule.scheme for rule in staged.plan.rules}),
+        schemes=sorted({rule.shown_scheme() for rule in staged.plan.rules}),
         files=[
             ManifestFile(path=file.name, digest=hash_file(file), num_bytes=file.stat().st_size)
             for file in sorted(files)

@@ -77,9 +77,11 @@ def open_payload(data: dict[str, Any], environment: Environment) -> tuple[Resolv
     """
     payload = Payload(**data)
     plan = parse_document(payload.plan, f"plan {payload.source} from the driver", Plan)
+    driver = Environment.model_validate_json(payload.environment)
+    # How layers are shared is the engine's configuration, which the driver made; the rest this process sees itself.
+    environment = environment.model_copy(update={"tensor_parallel_size": driver.tensor_parallel_size})
     resolved = lower(plan, environment, payload.source)
     if resolved.digest != payload.resolved_digest:
-        driver = Environment.model_validate_json(payload.environment)
         raise PluginNotActiveError(
             f"this worker resolves another plan than the driver: {resolved.digest} instead of "
             f"{payload.resolved_digest}",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashrl_registry.documents import Keep, QuantizeInt8, Rescale, ResolvedPlan, ResolvedTensor
+from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, Rescale, ResolvedPlan, ResolvedTensor
+from flashrl_registry.documents.resolved import TensorOp
 from flashrl_registry.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -80,25 +81,34 @@ def transform(
         clone: Copy tensors that pass through; the engine keeps references and senders reuse buffers.
 
     Yields:
-        The tensor and, for int8, ``<name>_scale`` (float32, (O, 1)).
+        The tensor and, where it became codes, ``<name>_scale``: float32, (O, 1) per row, (O / 128, I / 128) per
+        block, (1,) per tensor.
     """
-    from flashrl_registry.ops import quantize_int8, rescale_rows, smoothed
+    from flashrl_registry import ops
 
-    op = tensor.op
+    op: TensorOp = tensor.op
     if isinstance(op, QuantizeInt8):
-        weight_OI = smoothed(
+        weight_OI = ops.smoothed(
             value, inv_rows_O=vectors.inv_smoothing(op.rows), inv_columns_I=vectors.inv_smoothing(op.columns)
         )
         frozen = vectors.by_key[f"weight_scale/{tensor.name}"] if op.scales == "frozen" else None
-        codes_OI, scale_O1 = quantize_int8(weight_OI, frozen)
+        codes_OI, scale_O1 = ops.quantize_int8(weight_OI, frozen)
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale_O1
+    elif isinstance(op, QuantizeFp8):
+        quantize = {
+            "tensor": ops.quantize_fp8_tensor,
+            "channel": ops.quantize_fp8_channel,
+            "block": ops.quantize_fp8_block,
+        }
+        codes_OI, scale = quantize[op.strategy](value)
+        yield tensor.name, codes_OI
+        yield tensor.name + "_scale", scale
     elif isinstance(op, Rescale):
         import torch
 
         factor = vectors.inv_smoothing(op.rows)
         assert factor is not None
-        yield tensor.name, rescale_rows(value, factor, getattr(torch, tensor.dtype))
+        yield tensor.name, ops.rescale_rows(value, factor, getattr(torch, tensor.dtype))
     else:
-        assert isinstance(op, Keep)
         yield tensor.name, value.clone() if clone else value

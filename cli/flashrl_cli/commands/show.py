@@ -47,5 +47,5 @@ def show(ref: Ref, as_json: Json = False) -> None:
 
 
 def _rule_lines(rule: "Rule") -> list[str]:
-    lines = [f"rule '{rule.name}': {rule.scheme}", *(f"  {target}" for target in rule.targets)]
+    lines = [f"rule '{rule.name}': {rule.shown_scheme()}", *(f"  {target}" for target in rule.targets)]
     return lines + [f"  not {target}" for target in rule.ignore]

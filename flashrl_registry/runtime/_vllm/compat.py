@@ -46,14 +46,21 @@ def check_version() -> None:
         logger.warning("vLLM %s is newer than this release was tested with (%s)", version, SUPPORTED_VLLM)
 
 
-def probe_environment() -> Environment:
-    """The machine as data."""
+def probe_environment(tensor_parallel_size: int = 1) -> Environment:
+    """The machine, and the engine's share of it, as data."""
     from vllm.platforms import current_platform
 
     device = current_platform.device_type
     if current_platform.is_rocm():
         device = "rocm"
-    return Environment(vllm=vllm_version(), device=device)
+    return Environment(vllm=vllm_version(), device=device, tensor_parallel_size=tensor_parallel_size)
+
+
+def online_quantization(method: str, ignore: list[str]) -> Any:
+    """EngineArgs' ``quantization_config`` for an online method; EngineArgs makes it from text only when constructed."""
+    from vllm.config.quantization import resolve_quantization_config
+
+    return resolve_quantization_config(method, {"ignore": ignore})
 
 
 # --- Layerwise reload -------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
 from flashrl_registry.registry import LocalStore, PresetRef, parse_ref
 from flashrl_registry.registry.local import default_registry_root
 from flashrl_registry.resolver import Resolution, make_payload, resolve
-from flashrl_registry.runtime._vllm.compat import probe_environment
+from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime._vllm.locate import read_model
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate
 from flashrl_registry.runtime.log import logger
@@ -17,7 +18,10 @@ from flashrl_registry.runtime.settings import Settings
 
 PAYLOAD_KEY = "flashrl"
 PLUGIN_NAME = "flashrl_registry"
-FIELDS = ("load_format", "model_loader_extra_config", "hf_overrides", "logprobs_mode")
+FIELDS = (
+    "load_format", "model_loader_extra_config", "hf_overrides", "logprobs_mode", "quantization",
+    "quantization_config", "kv_cache_dtype",
+)  # fmt: skip
 """Engine arguments that a plan sets."""
 
 # These never call model.load_weights, so a plan could not see the weights.
@@ -52,7 +56,7 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
         _merge_overrides(args, None, lm_head_fp32=settings.lm_head_fp32)
         logger.info("FLASHRL_CONFIG=bf16: logprobs are those of the sampling distribution; weights are not watched")
         return None
-    resolution = resolve(ref, inventory, probe_environment(), store)
+    resolution = resolve(ref, inventory, compat.probe_environment(args.tensor_parallel_size), store)
     engine = resolution.resolved.engine
     inner_extra = dict(args.model_loader_extra_config or {})
     args.model_loader_extra_config = {
@@ -60,7 +64,11 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
     }
     args.load_format = "flashrl"
     args.logprobs_mode = engine.logprobs_mode
-    _merge_overrides(args, engine.quantization_config, lm_head_fp32=settings.lm_head_fp32)
+    _merge_overrides(
+        args, engine.quantization_config, lm_head_fp32=settings.lm_head_fp32 or engine.head_dtype == "float32"
+    )
+    _set_online_method(args, engine)
+    _set_kv_cache_dtype(args, engine)
     logger.info(
         "plan %s (%s) for %s: %s",
         resolution.plan.digest,
@@ -121,6 +129,23 @@ def _merge_overrides(args: Any, quantization_config: dict[str, Any] | None, *, l
     args.hf_overrides = overrides
 
 
+def _set_online_method(args: Any, engine: EngineArguments) -> None:
+    if engine.quantization is not None:
+        args.quantization = engine.quantization
+        args.quantization_config = compat.online_quantization(engine.quantization, engine.online_ignore or [])
+
+
+def _set_kv_cache_dtype(args: Any, engine: EngineArguments) -> None:
+    if engine.kv_cache_dtype is None:
+        return
+    if args.kv_cache_dtype not in {"auto", engine.kv_cache_dtype}:
+        raise FlashRLError(
+            f"the program passes kv_cache_dtype='{args.kv_cache_dtype}' and the plan says '{engine.kv_cache_dtype}'",
+            hint="drop the program's argument, or engine.kv_cache_dtype from the plan's rules",
+        )
+    args.kv_cache_dtype = engine.kv_cache_dtype
+
+
 def confirm(config: Any, applied: Resolution | None) -> None:
     """Check that vLLM took the plan.
 
@@ -132,7 +157,8 @@ def confirm(config: Any, applied: Resolution | None) -> None:
         return
     if config.load_config.load_format != "flashrl":
         raise PluginNotActiveError(f"vLLM replaced load_format 'flashrl' by '{config.load_config.load_format}'")
-    wanted = "compressed-tensors" if applied.resolved.engine.quantization_config is not None else None
+    engine = applied.resolved.engine
+    wanted = "compressed-tensors" if engine.quantization_config is not None else engine.quantization
     actual = config.model_config.quantization
     if actual != wanted:
         raise ResolutionError(

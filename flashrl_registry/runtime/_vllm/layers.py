@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from vllm.model_executor.layers.linear import LinearBase
 
+from flashrl_registry.compiler.engine_config import treatment_of
 from flashrl_registry.compiler.modules import FUSED, module_of
-from flashrl_registry.documents import QuantizeInt8, ResolvedPlan
+from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import PluginNotActiveError
 
@@ -25,12 +26,17 @@ _PROBE_ROWS = 2048
 
 
 def layer_format(layer: nn.Module) -> str:
-    """``int8`` for W8A8 linears, ``unquantized``, or the name of another method."""
+    """The scheme that a linear layer is built for, ``unquantized``, or the name of another method."""
     method = getattr(layer, "quant_method", None)
     scheme = getattr(layer, "scheme", None)
-    if scheme is not None and type(scheme).__name__ == "CompressedTensorsW8A8Int8":
-        return "int8"
+    if scheme is not None:
+        name = type(scheme).__name__
+        if name == "CompressedTensorsW8A8Fp8":
+            return f"fp8_{getattr(scheme.strategy, 'value', scheme.strategy)}"
+        return "int8" if name == "CompressedTensorsW8A8Int8" else name
     name = type(method).__name__
+    if name == "Fp8PerTensorOnlineLinearMethod":
+        return "fp8"
     return "unquantized" if name in {"UnquantizedLinearMethod", "NoneType"} else name
 
 
@@ -51,16 +57,21 @@ def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
         Number of linear layers per format.
 
     Raises:
-        PluginNotActiveError: A layer that the plan quantizes is not int8, or the other way round; all are listed.
+        PluginNotActiveError: A layer has another format than the plan says; all are listed.
     """
     planned = {
-        _engine_name(module_of(tensor.name), model)
+        _engine_name(module_of(tensor.name), model): treatment
         for tensor in resolved.tensors
-        if isinstance(tensor.op, QuantizeInt8)
+        if (treatment := treatment_of(tensor.op)) not in {"keep", "rescale"} and tensor.name.endswith(".weight")
     }
-    actual = {name for name, layer in linears(model).items() if layer_format(layer) == "int8"}
-    wrong = [f"{name}: the plan says int8, the engine has none" for name in planned - actual]
-    wrong += [f"{name}: int8 in the engine, not in the plan" for name in actual - planned]
+    actual = {
+        name: layer_format(layer) for name, layer in linears(model).items() if layer_format(layer) != "unquantized"
+    }
+    wrong = [
+        f"{name}: the plan says {planned.get(name, 'unquantized')}, the engine has {actual.get(name, 'unquantized')}"
+        for name in planned.keys() | actual.keys()
+        if planned.get(name) != actual.get(name)
+    ]
     if wrong:
         lines = "\n  ".join(sorted(wrong, key=natural_key)[:20])
         raise PluginNotActiveError(f"{len(wrong)} layers do not have the format that the plan says:\n  {lines}")
@@ -90,11 +101,17 @@ def resident_digests(model: nn.Module) -> dict[str, str]:
     digests: dict[str, str] = {}
     through_kernel = linears(model)
     for name, layer in through_kernel.items():
-        if layer_format(layer) == "int8":
+        how = layer_format(layer)
+        if how == "int8":
             codes_OI, scale_O = read_back_int8(layer)
             digests[f"{name}.codes"] = _digest(codes_OI)
             digests[f"{name}.weight_scale"] = _digest(scale_O)
             # The product as the kernel computes it: a kernel that reads another scale than the layer's shows here.
+            digests[f"{name}.product"] = _digest(read_back(layer))
+        elif how.startswith("fp8"):
+            # Kernels of float8 read the parameters themselves, which Python sees.
+            digests[f"{name}.codes"] = _digest(layer.weight.data)
+            digests[f"{name}.weight_scale"] = _digest(layer.weight_scale.data)
             digests[f"{name}.product"] = _digest(read_back(layer))
         else:
             digests[f"{name}.weight"] = _digest(read_back(layer))

@@ -18,18 +18,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from flashrl_registry.documents import Keep, QuantizeInt8, ResolvedPlan
+from flashrl_registry.compiler.engine_config import treatment_of
+from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, ResolvedPlan, ResolvedTensor
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, WeightFault, WeightMismatchError
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate
 from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.pruning import Pruning
 from flashrl_registry.runtime.transform import Vectors, fault, transform
 
 _ATTRIBUTE = "flashrl_planned_weights"
 _SHOWN = 20
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
+
+
+def _telling(tensor: ResolvedTensor, sent: torch.Tensor, outputs: list[tuple[str, torch.Tensor]]) -> torch.Tensor:
+    """The tensor that is not finite where what becomes resident is not; a value may overflow on the way."""
+    if isinstance(tensor.op, QuantizeInt8) and tensor.op.scales == "frozen":
+        return sent  # frozen scales say nothing of the weights
+    last = outputs[-1][1]
+    if isinstance(tensor.op, QuantizeInt8 | QuantizeFp8):
+        return last  # scales are infinite or NaN where any weight under them is
+    return last.to(torch.get_default_dtype()) if last.is_floating_point() else last
 
 
 class WholeUpdate:
@@ -53,11 +65,13 @@ class Update:
         num_bytes: Bytes received.
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
+        pruning: Norms that wait for the codes of their linears.
     """
 
     missing: set[str]
     started: float
     ours: bool
+    pruning: Pruning
     num_bytes: int = 0
     busy_seconds: float = 0.0
     tied_head: torch.Tensor | None = None
@@ -166,7 +180,7 @@ class PlannedWeights:
 
     def _first_load(self, weights: NamedTensors) -> set[str] | None:
         if self.update is None:
-            self.update = Update(self._expected(), time.perf_counter(), ours=False)
+            self.update = self._new_update(ours=False)
         return self._original(self._planned(weights, clone=False))
 
     def finish_first_load(self, *, dummy: bool) -> None:
@@ -193,8 +207,8 @@ class PlannedWeights:
 
     # -- one update ----------------------------------------------------------------------------------------------
 
-    def _expected(self) -> set[str]:
-        return set(self.tensors)
+    def _new_update(self, *, ours: bool) -> Update:
+        return Update(set(self.tensors), time.perf_counter(), ours, Pruning(self.resolved))
 
     def _begin(self) -> None:
         open_now = compat.reload_is_open(self.model)
@@ -204,7 +218,7 @@ class PlannedWeights:
             self.update = None
             self._quarantine(failed)
         if self.update is None:
-            self.update = Update(self._expected(), time.perf_counter(), ours=not open_now)
+            self.update = self._new_update(ours=not open_now)
             self._set_state("updating", "a weight update is half done")
             if not open_now:
                 compat.open_reload(self.model)
@@ -229,14 +243,14 @@ class PlannedWeights:
             update.num_bytes += value.nbytes
             moved = value.to(self._device, non_blocking=True)
             outputs = list(transform(tensor, moved, self._vectors_on(moved.device), clone=clone and moved is value))
-            # What becomes resident is checked, not what was sent: a value may overflow on the way. Row scales are
-            # infinite or NaN where any weight of the row is; frozen ones say nothing of the weights.
-            checked = moved if isinstance(tensor.op, QuantizeInt8) and tensor.op.scales == "frozen" else outputs[-1][1]
-            if checked.is_floating_point() and not isinstance(tensor.op, QuantizeInt8):
-                checked = checked.to(torch.get_default_dtype())
-            if not bool(torch.isfinite(checked).all()):
+            if not bool(torch.isfinite(_telling(tensor, moved, outputs)).all()):
                 raise self._refuse(name, "holds NaN or infinity, or overflows the engine's dtype")
-            yield from outputs
+            update.pruning.see(name, outputs[0][1])
+            if update.pruning.concerns_norm(name):
+                update.pruning.hold(name, outputs[0][1])
+            else:
+                yield from outputs
+            yield from update.pruning.ready()
 
     def _is_tied_copy(self, name: str) -> bool:
         """Some trainers send the head of a tied model too; it must be the embedding, which the plan decides."""
@@ -356,6 +370,6 @@ class PlannedWeights:
         """Number of tensors per treatment."""
         counts: dict[str, int] = {}
         for tensor in self.tensors.values():
-            kind = "keep" if isinstance(tensor.op, Keep) else tensor.op.kind
+            kind = treatment_of(tensor.op)
             counts[kind] = counts.get(kind, 0) + 1
         return counts
