@@ -19,6 +19,8 @@ The tree::
     |   +-- ConflictError            somebody published meanwhile
     |   +-- StoreUnavailableError    the store cannot be read or written
     +-- ResolutionError              the plan cannot run here; decisions say why
+    +-- InteropError                 another tool's file cannot be read or written
+    |   +-- NotExpressibleError      a format cannot say it; diagnostics: everything that would be lost
     +-- RuntimeLoadError
         +-- MissingDependencyError   an extra is not installed (also an ImportError)
         +-- PluginNotActiveError     a process of the engine does not run the plan
@@ -229,6 +231,23 @@ class ResolutionError(FlashRLError):
         self.decisions = tuple(decisions)
         lines = [message, *(f"  {d}" for d in self.decisions)]
         super().__init__("\n".join(lines), hint=hint, context={"decisions": [vars(d) for d in self.decisions]})
+
+
+class InteropError(FlashRLError):
+    """Another tool's file cannot be read or written."""
+
+    code = "interop"
+
+
+class NotExpressibleError(InteropError):
+    """A format cannot say what another one does; lists everything that would be lost."""
+
+    code = "not-expressible"
+
+    def __init__(self, message: str, diagnostics: Sequence[Diagnostic], *, hint: str | None = None) -> None:
+        self.diagnostics = tuple(diagnostics)
+        lines = [message, *(f"  {d.where}: {d.message}" for d in self.diagnostics)]
+        super().__init__("\n".join(lines), hint=hint, context={"diagnostics": [vars(d) for d in self.diagnostics]})
 
 
 class RuntimeLoadError(FlashRLError):
