@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaE
 
 D = TypeVar("D", bound=Document)
 
-_VERSION = re.compile(r"flashrl\.([a-z-]+)/v([1-9][0-9]*)")
+_VERSION = re.compile(r"flashrl\.([a-z-]+)/v([1-9][0-9]{0,5})")
 # Machine-written documents list every tensor; a 235B mixture of experts has about 37,000.
 _MACHINE_KINDS = {"profile", "resolved-plan"}
 _MACHINE_BYTES, _MACHINE_NODES = 64 << 20, 5_000_000
@@ -99,6 +99,13 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
     return document
 
 
+def claimed_version(data: Any) -> tuple[str, int] | None:
+    """The kind and the major in a document's ``schema_version``; None where it has none of ours."""
+    given = data.get("schema_version") if isinstance(data, dict) else None
+    match = _VERSION.fullmatch(given) if isinstance(given, str) else None
+    return (match[1], int(match[2])) if match else None
+
+
 def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
     wanted = f"flashrl.{model.KIND}/v{model.MAJOR}"
     if not isinstance(parsed.data, dict):
@@ -109,12 +116,12 @@ def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
         return Finding(source, message, line, column, "schema_version", code)
 
     given = parsed.data.get("schema_version")
-    match = _VERSION.fullmatch(given) if isinstance(given, str) else None
+    version = claimed_version(parsed.data)
     if "schema_version" not in parsed.data:
         raise SchemaError([finding(f"required key 'schema_version' is missing; it is {wanted}", "missing")])
-    if match is None:
+    if version is None:
         raise SchemaError([finding(f"must be {wanted}, not {describe(given)}")])
-    kind, major = match[1], int(match[2])
+    kind, major = version
     if kind != model.KIND:
         raise SchemaError([finding(f"this is a {kind}; a {model.KIND} was asked for", "kind")])
     if major > model.MAJOR:

@@ -2,6 +2,7 @@
 
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle, read_profile, write_bundle
 from flashrl_registry.registry.local import LocalStore, Published, default_registry_root
+from flashrl_registry.registry.migrate import plan_migrations
 from flashrl_registry.registry.open import open_bundle
 from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef, PresetRef, parse_ref
 from flashrl_registry.registry.validate import Verdict, validate_paths
@@ -18,6 +19,7 @@ __all__ = [
     "default_registry_root",
     "open_bundle",
     "parse_ref",
+    "plan_migrations",
     "read_bundle",
     "read_profile",
     "validate_paths",

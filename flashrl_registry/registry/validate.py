@@ -1,15 +1,13 @@
 """Check files and folders of documents, for people and for the CI of plan repositories."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Profile, claimed_kind, read_any
-from flashrl_registry.documents.io import read_text
-from flashrl_registry.errors import DocumentError, FlashRLError
+from flashrl_registry.documents import Profile, read_any
+from flashrl_registry.errors import FlashRLError, NotFoundError
 from flashrl_registry.registry.bundle import PLAN_YAML, check_sidecar, read_bundle
-
-_SUFFIXES = {".yaml", ".yml", ".json"}
+from flashrl_registry.registry.search import documents_in
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def validate_paths(paths: Iterable[Path]) -> list[Verdict]:
 
     Args:
         paths: Files, which must be documents; and folders, searched for documents. In a folder, files that do not
-            claim a ``schema_version`` of ours are somebody else's and left alone.
+            claim a ``schema_version`` of ours are somebody else's and left alone; one without any is an error.
 
     Returns:
         One verdict per document, in the order of the paths.
@@ -44,26 +42,17 @@ def validate_paths(paths: Iterable[Path]) -> list[Verdict]:
         if not path.is_dir():
             verdicts.append(_validate_file(path))
             continue
-        for file in _documents_in(path):
+        try:
+            files = documents_in(path)
+        except NotFoundError as exc:
+            verdicts.append(Verdict(path, None, None, exc))
+            continue
+        for file in files:
             verdict = _validate_file(file)
             if file.name == PLAN_YAML and verdict.error is None:
                 verdict = _validate_bundle(file.parent, verdict)
             verdicts.append(verdict)
     return verdicts
-
-
-def _documents_in(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.suffix in _SUFFIXES and not hidden and file.is_file() and _is_ours(file):
-            yield file
-
-
-def _is_ours(file: Path) -> bool:
-    try:
-        return claimed_kind(read_text(file)) is not None
-    except DocumentError:
-        return False
 
 
 def _validate_file(path: Path) -> Verdict:

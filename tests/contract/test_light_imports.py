@@ -17,8 +17,10 @@ LIGHT = ("errors", "documents", "checkpoints", "compiler", "registry", "resolver
 HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile"],
-    "flashrl-registry": ["", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "schema"],
-}
+    "flashrl-registry": [
+        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "schema", "migrate",
+    ],
+}  # fmt: skip
 
 
 def light_modules() -> Iterator[str]:

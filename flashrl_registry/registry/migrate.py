@@ -1,0 +1,33 @@
+"""Migrate files and folders of documents: all of them are read before any is written."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from flashrl_registry.documents.migrations.files import Migration, plan_migration
+from flashrl_registry.errors import FlashRLError
+from flashrl_registry.registry.search import documents_in
+
+
+def plan_migrations(paths: Iterable[Path]) -> tuple[list[Migration], list[FlashRLError]]:
+    """Work out what files become; writes nothing.
+
+    Args:
+        paths: Documents, and folders to search for them.
+
+    Returns:
+        One entry per document that this release can read or migrate, and one error for each of the others.
+    """
+    planned: list[Migration] = []
+    errors: list[FlashRLError] = []
+    for path in paths:
+        try:
+            files = documents_in(path) if path.is_dir() else [path]
+        except FlashRLError as exc:
+            errors.append(exc)
+            continue
+        for file in files:
+            try:
+                planned.append(plan_migration(file))
+            except FlashRLError as exc:
+                errors.append(exc)
+    return planned, errors
