@@ -1,6 +1,7 @@
 """Documents: frozen values, no torch, no network."""
 
 from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
+from flashrl_registry.documents.hybrid import Hybrid, HybridMember
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
 from flashrl_registry.documents.kinds import KINDS, claimed_kind, read_any
 from flashrl_registry.documents.lock import Lock, LockedPlan
@@ -14,11 +15,13 @@ from flashrl_registry.documents.profile import (
     SmoothingGroup,
     TensorFamily,
 )
-from flashrl_registry.documents.quantization import QuantArgs
+from flashrl_registry.documents.quantization import SCHEMES, SYNONYMS, QuantArgs, SchemeName, canonical_scheme
 from flashrl_registry.documents.resolved import (
     EngineArguments,
+    EngineFp8,
     Environment,
     Keep,
+    QuantizeFp8,
     QuantizeInt8,
     Rescale,
     ResolvedPlan,
@@ -29,13 +32,18 @@ from flashrl_registry.documents.tensors import BaseModelInfo, Inventory, TensorS
 
 __all__ = [
     "KINDS",
+    "SCHEMES",
+    "SYNONYMS",
     "BaseModelInfo",
     "Digest",
     "Document",
     "EngineArguments",
+    "EngineFp8",
     "EngineSettings",
     "Environment",
     "Frozen",
+    "Hybrid",
+    "HybridMember",
     "Inventory",
     "Keep",
     "LinearFacts",
@@ -48,6 +56,7 @@ __all__ = [
     "Profile",
     "ProfileRef",
     "QuantArgs",
+    "QuantizeFp8",
     "QuantizeInt8",
     "QuantizedCheckpoint",
     "Rescale",
@@ -55,6 +64,7 @@ __all__ = [
     "ResolvedTensor",
     "Rule",
     "Rules",
+    "SchemeName",
     "Sidecar",
     "Smoothing",
     "SmoothingGroup",
@@ -62,6 +72,7 @@ __all__ = [
     "TensorSpec",
     "UpdateSettings",
     "base_model_info",
+    "canonical_scheme",
     "claimed_kind",
     "parse_document",
     "read_any",
