@@ -10,6 +10,9 @@ The tree::
     +-- CompileError                 diagnostics: all of them, not the first
     +-- ProfilingError
     |   +-- CheckpointError          a checkpoint is unreadable or incomplete
+    |   |   +-- CheckpointNotFoundError     no such model or revision on the Hub, or it is private
+    |   |   +-- CheckpointGatedError        access to the model has to be granted first
+    |   |   +-- CheckpointUnreachableError  offline, or the Hub does not answer
     |   +-- CheckpointMismatchError  the two checkpoints do not correspond
     +-- RegistryError
     |   +-- InvalidRefError          not a reference in any known form
@@ -172,6 +175,24 @@ class CheckpointError(ProfilingError):
     """A checkpoint is unreadable or incomplete."""
 
     code = "checkpoint"
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """No such model or revision on the Hub, or it is private."""
+
+    code = "checkpoint-not-found"
+
+
+class CheckpointGatedError(CheckpointError):
+    """Access to the model has to be granted first."""
+
+    code = "checkpoint-gated"
+
+
+class CheckpointUnreachableError(CheckpointError):
+    """Offline, or the Hub does not answer."""
+
+    code = "checkpoint-unreachable"
 
 
 class CheckpointMismatchError(ProfilingError):

@@ -10,6 +10,7 @@ import math
 import operator
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,28 +96,59 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
             + ", ".join(wrong[:5]),
             hint="the download is incomplete, or the index belongs to another checkpoint",
         )
+    inventory = inventory_from(name or folder.resolve().name, config, specs.values(), str(folder / "config.json"))
+    return CheckpointIndex(folder, config, inventory, specs, locations)
+
+
+def inventory_from(name: str, config: dict[str, Any], specs: Iterable[TensorSpec], where: str) -> Inventory:
+    """Names, shapes and dtypes together with what config.json says of the model.
+
+    Args:
+        name: Name for people.
+        config: Parsed config.json.
+        specs: Every tensor.
+        where: The config's place, for messages.
+
+    Raises:
+        CheckpointError: The config's own fields have types that no config has.
+    """
     architectures = config.get("architectures") or ["unknown"]
     text_config = config.get("text_config") or {}
     if not isinstance(architectures, list) or not isinstance(text_config, dict):
-        raise CheckpointError(f"{folder / 'config.json'}: architectures is a list and text_config an object")
-    inventory = Inventory(
-        name=name or folder.resolve().name,
+        raise CheckpointError(f"{where}: architectures is a list and text_config an object")
+    tensors = sorted(specs, key=lambda spec: natural_key(spec.name))
+    tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
+    if tied is None:
+        # transformers leaves out what is a class's default, and Gemma's is true; a tied head is not saved.
+        tied = any(_leaf(spec) == "embed_tokens" for spec in tensors) and not any(
+            _leaf(spec) == "lm_head" for spec in tensors
+        )
+    return Inventory(
+        name=name,
         architecture=str(architectures[0]),
         model_type=str(config.get("model_type", "unknown")),
-        tied_embeddings=bool(config.get("tie_word_embeddings", text_config.get("tie_word_embeddings", False))),
-        tensors=[specs[key] for key in sorted(specs, key=natural_key)],
+        tied_embeddings=bool(tied),
+        tensors=tensors,
     )
-    return CheckpointIndex(folder, config, inventory, specs, locations)
+
+
+def _leaf(spec: TensorSpec) -> str:
+    return spec.name.removesuffix(".weight").rpartition(".")[2]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return _parse_json(path.read_bytes(), str(path))
+        return parse_json(path.read_bytes(), str(path))
     except OSError as exc:
         raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
-def _parse_json(data: bytes, what: str) -> dict[str, Any]:
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: The bytes are anything else.
+    """
     try:
         parsed = json.loads(data)
     except (ValueError, RecursionError) as exc:
@@ -156,15 +188,35 @@ def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER + 1
         if length > _MAX_HEADER or length + 8 > size:
             raise CheckpointError(f"{file} is not a complete safetensors file")
-        header = _parse_json(handle.read(length), f"{file}: the header")
+        header = parse_json(handle.read(length), f"{file}: the header")
     return [
-        (name, *_read_entry(file, name, entry, 8 + length, size))
+        (name, *_locate(file, name, entry, 8 + length, size))
         for name, entry in header.items()
         if name != "__metadata__"
     ]
 
 
-def _read_entry(file: Path, name: str, entry: Any, data_start: int, size: int) -> tuple[TensorSpec, TensorLocation]:
+def _locate(file: Path, name: str, entry: Any, data_start: int, size: int) -> tuple[TensorSpec, TensorLocation]:
+    spec, start, end = read_entry(str(file), name, entry)
+    if end > size - data_start:
+        raise CheckpointError(f"{file}: {name} lies outside the file; it was cut short")
+    return spec, TensorLocation(file, data_start + start, end - start)
+
+
+def read_entry(file: str, name: str, entry: Any) -> tuple[TensorSpec, int, int]:
+    """One entry of a safetensors header, which is untrusted input.
+
+    Args:
+        file: The file, for messages.
+        name: Tensor name.
+        entry: Its JSON object.
+
+    Returns:
+        The tensor, and where its bytes begin and end after the header.
+
+    Raises:
+        CheckpointError: The entry is not understood, or its bytes do not fit its shape.
+    """
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"{file}: {name[:80]!r} is no tensor name: empty, too long, or with a space or brace")
     try:
@@ -172,8 +224,8 @@ def _read_entry(file: Path, name: str, entry: Any, data_start: int, size: int) -
         spec = TensorSpec(name=name, shape=entry["shape"], dtype=_DTYPES[entry["dtype"]])  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{file}: {name} has a header entry that is not understood: {str(entry)[:200]}") from exc
-    if not 0 <= start <= end <= size - data_start:
+    if not 0 <= start <= end:
         raise CheckpointError(f"{file}: {name} lies outside the file; it was cut short")
     if end - start != math.prod(spec.shape) * ELEMENT_BYTES[spec.dtype]:
         raise CheckpointError(f"{file}: {name} has {end - start} bytes, which is not {spec.dtype} {spec.shape}")
-    return spec, TensorLocation(file, data_start + start, end - start)
+    return spec, start, end

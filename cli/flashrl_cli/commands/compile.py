@@ -15,7 +15,14 @@ SCHEME_NAMES = "bf16, fp8, fp8_tensor, fp8_channel, fp8_block, int8, int8_prune,
 
 def compile_command(
     *,
-    model: Annotated[Path, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint; headers are read.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m",
+            "--model",
+            help="The bf16 checkpoint: a folder, or owner/name[@revision] on the Hub. Only headers are read.",
+        ),
+    ],
     destination: Folder,
     scheme: Annotated[
         str | None,
@@ -25,11 +32,13 @@ def compile_command(
     profile_path: Annotated[
         Path | None, typer.Option("-p", "--profile", help="Profile of this model's pair: file or folder.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Model name to record.  [default: folder name]")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Model name to record.  [default: folder name or Hub id]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decide the treatment of every tensor, or say why not."""
-    from flashrl_registry.checkpoints import read_checkpoint
+    from flashrl_registry.checkpoints import read_inventory
     from flashrl_registry.compiler import compile_plan, preset_rules
     from flashrl_registry.documents import SCHEMES, SYNONYMS, Rules, canonical_scheme, read_document
     from flashrl_registry.registry import read_profile, write_bundle
@@ -41,7 +50,7 @@ def compile_command(
         names = ", ".join((*SCHEMES, *SYNONYMS))
         raise typer.BadParameter(f"'{scheme}' is not one of {names}", param_hint="--scheme")
     rules = read_document(rules_file, Rules) if rules_file is not None else None
-    inventory = read_checkpoint(model, name).inventory
+    inventory = read_inventory(model, name)
     profile, sidecar = read_profile(profile_path) if profile_path is not None else (None, None)
     if rules is None:
         rules = preset_rules(wanted, inventory, profile)
