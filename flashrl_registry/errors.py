@@ -122,7 +122,7 @@ class Diagnostic:
 
     Attributes:
         code: Stable slug, such as ``uncovered-tensor``.
-        severity: ``error`` stops the compile; ``note`` does not.
+        severity: ``error`` stops the compile; ``warning`` fails only ``lint --strict``; ``note`` never fails.
         where: The rule or tensor that it is about.
         message: What is wrong.
         hint: What to do, or None.

@@ -13,7 +13,7 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.commands import compile as compile_command
-from flashrl_cli.commands import diff, explain, migrate, profile, pull, push, schema, show, validate
+from flashrl_cli.commands import diff, explain, lint, migrate, profile, pull, push, schema, show, validate
 from flashrl_cli.commands import list as list_command
 from flashrl_registry import __version__
 from flashrl_registry.errors import FlashRLError
@@ -30,6 +30,7 @@ REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "show": show.show,
     "explain": explain.explain,
     "diff": diff.diff,
+    "lint": lint.lint,
     "migrate": migrate.migrate,
     "schema": schema.schema,
 }

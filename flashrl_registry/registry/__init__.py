@@ -1,6 +1,7 @@
 """Where documents live: references, bundles, stores."""
 
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle, read_profile, write_bundle
+from flashrl_registry.registry.lint import Linted, lint_reference
 from flashrl_registry.registry.local import LocalStore, Published, default_registry_root
 from flashrl_registry.registry.migrate import plan_migrations
 from flashrl_registry.registry.open import open_bundle
@@ -8,6 +9,7 @@ from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef, PresetRef,
 from flashrl_registry.registry.validate import Verdict, validate_paths
 
 __all__ = [
+    "Linted",
     "LocalStore",
     "NamedRef",
     "PathRef",
@@ -17,6 +19,7 @@ __all__ = [
     "Published",
     "Verdict",
     "default_registry_root",
+    "lint_reference",
     "open_bundle",
     "parse_ref",
     "plan_migrations",

@@ -18,7 +18,7 @@ HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile"],
     "flashrl-registry": [
-        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "schema", "migrate",
+        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "schema", "migrate", "lint",
     ],
 }  # fmt: skip
 

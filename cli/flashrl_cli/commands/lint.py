@@ -1,0 +1,66 @@
+"""``flashrl-registry lint``: rules and plans that are valid, and not what their author would want."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flashrl_cli import output
+from flashrl_cli.arguments import Json, local_store
+
+if TYPE_CHECKING:
+    from flashrl_registry.errors import Diagnostic
+    from flashrl_registry.registry import Linted
+
+
+def lint(
+    references: Annotated[
+        list[str], typer.Argument(metavar="REF_OR_FILE...", help="Rules files, plans, references of plans.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint that they are for.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find dead, shadowed and conflicting rules, and fields that an engine ignores."""
+    from flashrl_registry.checkpoints import read_checkpoint
+    from flashrl_registry.registry import lint_reference
+
+    store = local_store()
+    inventory = read_checkpoint(model).inventory if model is not None else None
+    linted = [lint_reference(text, store, inventory) for text in references]
+    counts = {
+        severity: sum(found.severity == severity for one in linted for found in one.diagnostics)
+        for severity in ("error", "warning")
+    }
+    lines = [_line(one, found) for one in linted for found in one.diagnostics]
+    lines.append(f"{len(linted)} linted: {counts['error']} errors, {counts['warning']} warnings")
+    failed = bool(counts["error"] or (strict and counts["warning"]))
+    output.result(
+        {
+            "files": [
+                {
+                    "source": one.source,
+                    "kind": one.kind,
+                    "diagnostics": [
+                        {**vars(found), "line": line, "column": column}
+                        for found in one.diagnostics
+                        for line, column in [one.places.get(found.where, (None, None))]
+                    ],
+                }
+                for one in linted
+            ],
+            **counts,
+        },
+        "\n".join(lines),
+        as_json=as_json,
+        ok=not failed,
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _line(linted: "Linted", found: "Diagnostic") -> str:
+    place = linted.places.get(found.where)
+    return f"{linted.source}:{place[0]}:{place[1]}: {found}" if place else f"{linted.source}: {found}"
