@@ -52,7 +52,12 @@ class Document(Frozen):
     @classmethod
     def schema_url(cls) -> str:
         """Address of the JSON Schema of this document."""
-        return f"{SCHEMA_BASE_URL}/{cls.KIND}/v{cls.MAJOR}.json"
+        return f"{SCHEMA_BASE_URL}/{cls.schema_file()}"
+
+    @classmethod
+    def schema_file(cls) -> str:
+        """Path of it among the schemas: ``plan/v1.json``, and ``plan/v1.2.json`` for the second revision."""
+        return f"{cls.KIND}/v{cls.MAJOR}{f'.{cls.REVISION}' if cls.REVISION else ''}.json"
 
     def identity(self) -> dict[str, Any]:
         """The fields that count in the digest, as plain data."""

@@ -11,6 +11,7 @@ from typing import Any
 from flashrl_registry.documents._base import EXTENSION, Document
 from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.documents.kinds import KINDS
+from flashrl_registry.documents.released import add_to_released, refuse_changes
 from flashrl_registry.errors import Finding, SchemaError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -31,26 +32,40 @@ def schema_text(model: type[Document]) -> str:
 
 
 def schema_path(folder: Path, model: type[Document]) -> Path:
-    """``<folder>/<kind>/v<major>.json``."""
-    return folder / model.KIND / f"v{model.MAJOR}.json"
+    """``<folder>/<kind>/v<major>.json``; see :meth:`Document.schema_file`."""
+    return folder / model.schema_file()
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write every schema; returns the files."""
-    files = []
-    for model in KINDS.values():
-        file = schema_path(folder, model)
-        write_atomically(file, schema_text(model).encode())
-        files.append(file)
-    return files
+    """Write every schema; returns the files.
+
+    Raises:
+        SchemaError: A released schema would change; nothing is written.
+    """
+    contents = {model.schema_file(): schema_text(model).encode() for model in KINDS.values()}
+    refuse_changes(folder, contents)
+    for path, data in contents.items():
+        write_atomically(folder / path, data)
+    return [folder / path for path in contents]
+
+
+def release_schemas(folder: Path, release: str) -> list[str]:
+    """Freeze today's schemas, as a release ships them; returns those that were not frozen before.
+
+    Raises:
+        SchemaError: A file differs from its model, or from what was released.
+    """
+    check_schemas(folder)
+    return add_to_released(folder, [model.schema_file() for model in KINDS.values()], release)
 
 
 def check_schemas(folder: Path) -> None:
-    """Compare every committed schema with its model.
+    """Compare every committed schema with its model, and released ones with what was released.
 
     Raises:
         SchemaError: Names each file that is missing or differs.
     """
+    refuse_changes(folder)
     findings = []
     for model in KINDS.values():
         file = schema_path(folder, model)

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from flashrl_registry.documents import KINDS, read_any
 from flashrl_registry.documents.bundled import bundled
 from flashrl_registry.documents.findings import _models_in
-from flashrl_registry.documents.schema import DIALECT, check_schemas, schema_path
+from flashrl_registry.documents.released import RELEASED, changed_since_release, read_released
+from flashrl_registry.documents.schema import DIALECT, check_schemas, release_schemas, schema_path, write_schemas
 from flashrl_registry.documents.strict_yaml import parse_text
 from flashrl_registry.errors import SchemaError
 
@@ -64,7 +65,47 @@ def models(model: type[BaseModel]) -> set[type[BaseModel]]:
 def test_the_committed_schemas_equal_the_models() -> None:
     check_schemas(bundled("schemas"))
     committed = {str(path.relative_to(bundled("schemas"))) for path in bundled("schemas").rglob("*.json")}
-    assert committed == {f"{kind}/v{model.MAJOR}.json" for kind, model in KINDS.items()}
+    current = {model.schema_file() for model in KINDS.values()}
+    assert committed == {RELEASED, *current, *read_released(bundled("schemas"))}
+
+
+def test_released_schemas_have_the_bytes_that_were_released() -> None:
+    assert changed_since_release(bundled("schemas")) == []
+
+
+def test_a_released_schema_that_changes_or_goes_is_noticed(tmp_path: Path) -> None:
+    write_schemas(tmp_path)
+    assert set(release_schemas(tmp_path, "0.1.0")) == {model.schema_file() for model in KINDS.values()}
+    assert release_schemas(tmp_path, "0.2.0") == []
+    assert {entry.release for entry in read_released(tmp_path).values()} == {"0.1.0"}
+    check_schemas(tmp_path)
+    changed, gone = tmp_path / "plan" / "v1.json", tmp_path / "rules" / "v1.json"
+    changed.write_bytes(changed.read_bytes().replace(b"People", b"people").replace(b"for", b"For", 1))
+    gone.unlink()
+    with pytest.raises(SchemaError) as caught:
+        check_schemas(tmp_path)
+    assert [(finding.code, finding.source) for finding in caught.value.findings] == [
+        ("schema-released", str(changed)),
+        ("schema-released", str(gone)),
+    ]
+    assert "raise REVISION" in str(caught.value.hint)
+
+
+def test_a_model_that_changes_cannot_overwrite_its_released_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_schemas(tmp_path)
+    release_schemas(tmp_path, "0.1.0")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    rules = KINDS["rules"]
+    monkeypatch.setitem(KINDS, "rules", type("Rules", (rules,), {"__doc__": "Changed.", "__module__": __name__}))
+    with pytest.raises(SchemaError, match=r"rules/v1.json: was released in 0.1.0 and must not change"):
+        write_schemas(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    monkeypatch.setattr(KINDS["rules"], "REVISION", 1)
+    write_schemas(tmp_path)
+    check_schemas(tmp_path)
+    assert json.loads((tmp_path / "rules" / "v1.1.json").read_text())["$id"].endswith("/rules/v1.1.json")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,23 +10,27 @@ from flashrl_cli.arguments import Json
 
 
 def schema(
+    *,
     kind: Annotated[
         str | None, typer.Argument(metavar="[KIND]", help="Print this document's schema: plan, rules, profile ...")
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Write all schemas.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Fail where a file differs from its model.")] = False,
+    release: Annotated[
+        str | None, typer.Option("--release", metavar="VERSION", help="Freeze today's schemas as this release's.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Folder of the schemas.  [default: the one that comes with us]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print, write or check the JSON Schemas of the documents."""
+    """Print, write, check or freeze the JSON Schemas of the documents."""
     from flashrl_registry.documents.bundled import bundled
     from flashrl_registry.documents.kinds import KINDS
-    from flashrl_registry.documents.schema import check_schemas, schema_text, write_schemas
+    from flashrl_registry.documents.schema import check_schemas, release_schemas, schema_text, write_schemas
 
-    if write and check:
-        raise typer.BadParameter("give --write or --check, not both")
+    if write + check + (release is not None) > 1:
+        raise typer.BadParameter("give one of --write, --check and --release")
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"'{kind}' is not one of {', '.join(KINDS)}", param_hint="KIND")
     if kind is not None:
@@ -36,6 +40,11 @@ def schema(
     if check:
         check_schemas(folder)
         output.result({"checked": list(KINDS)}, f"{len(KINDS)} schemas in {folder} equal their models", as_json=as_json)
+        return
+    if release is not None:
+        added = release_schemas(folder, release)
+        text = "\n".join(f"{path} is frozen from {release} on" for path in added) or "every schema was frozen before"
+        output.result({"release": release, "frozen": added}, text, as_json=as_json)
         return
     if write:
         files = write_schemas(folder)
