@@ -46,8 +46,21 @@ def read_bundle(path: Path) -> PlanBundle:
     if not plan_file.is_file():
         what = f"{path} holds no {PLAN_YAML}" if path.is_dir() else f"no file at {path}"
         raise NotFoundError(what, hint="compile a plan with: flashrl-registry compile")
+    return bundle_around(read_document(plan_file, Plan), plan_file, str(path))
+
+
+def bundle_around(plan: Plan, plan_file: Path, origin: str) -> PlanBundle:
+    """A plan that was just read, together with the files beside it.
+
+    Args:
+        plan: What ``plan_file`` holds.
+        plan_file: Where it was read from.
+        origin: As the user named it, for messages.
+
+    Raises:
+        As :func:`read_bundle`.
+    """
     folder = plan_file.parent
-    plan = read_document(plan_file, Plan)
     if plan.digest is None:
         raise IntegrityError(
             f"{plan_file} carries no digest, so nothing shows that it is what was compiled",
@@ -77,7 +90,7 @@ def read_bundle(path: Path) -> PlanBundle:
                     f"expected {plan.profile.digest}, actual {profile.digest}"
                 )
             files.append(profile_file)
-    return PlanBundle(plan, str(path), profile, sidecar, tuple(files))
+    return PlanBundle(plan, origin, profile, sidecar, tuple(files))
 
 
 def read_profile(path: Path) -> tuple[Profile, Path]:

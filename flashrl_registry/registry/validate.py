@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Profile, read_any
+from flashrl_registry.documents import Document, Plan, Profile, read_any
 from flashrl_registry.errors import FlashRLError, NotFoundError
-from flashrl_registry.registry.bundle import PLAN_YAML, check_sidecar, read_bundle
+from flashrl_registry.registry.bundle import PLAN_YAML, bundle_around, check_sidecar, read_bundle
 from flashrl_registry.registry.search import documents_in
 
 
@@ -48,26 +48,28 @@ def validate_paths(paths: Iterable[Path]) -> list[Verdict]:
             verdicts.append(Verdict(path, None, None, exc))
             continue
         for file in files:
-            verdict = _validate_file(file)
-            if file.name == PLAN_YAML and verdict.error is None:
-                verdict = _validate_bundle(file.parent, verdict)
-            verdicts.append(verdict)
+            verdicts.append(_validate_file(file, with_neighbours=True))
     return verdicts
 
 
-def _validate_file(path: Path) -> Verdict:
+def _validate_file(path: Path, *, with_neighbours: bool = False) -> Verdict:
+    kind = None
     try:
         document = read_any(path)
+        kind = document.KIND
         if isinstance(document, Profile):
             check_sidecar(path.parent / document.sidecar.file_name, document.sidecar)
+        if with_neighbours and path.name == PLAN_YAML:
+            _check_neighbours(path, document)
     except FlashRLError as exc:
-        return Verdict(path, None, None, exc)
-    return Verdict(path, document.KIND, document.compute_digest())
+        return Verdict(path, kind, None, exc)
+    # A digest in the file was compared with the content when it was read.
+    digest: str = getattr(document, "digest", None) or document.compute_digest()
+    return Verdict(path, kind, digest)
 
 
-def _validate_bundle(folder: Path, verdict: Verdict) -> Verdict:
-    try:
-        read_bundle(folder)
-    except FlashRLError as exc:
-        return Verdict(verdict.path, verdict.kind, None, exc)
-    return verdict
+def _check_neighbours(path: Path, document: Document) -> None:
+    if isinstance(document, Plan):
+        bundle_around(document, path, str(path.parent))  # not read a second time: half of the time of a large folder
+    else:
+        read_bundle(path.parent)  # says that it is no plan
