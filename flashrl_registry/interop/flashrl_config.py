@@ -1,0 +1,241 @@
+"""``flashrl_config.yaml``: which quantization each data-parallel replica of a FlashRL job runs.
+
+FlashRL 1.0.3 writes it with ``flashrl setup`` and reads it with PyYAML (YAML 1.1): one key ``configs``, a list of
+maps; replica ``r`` takes ``configs[r % len(configs)]``. It reads seven keys of a map and passes over all others.
+
+Invariants: the file enters through the project's strict door; keys that nothing knows are kept and come out again;
+the text that is written means the same in YAML 1.1 and 1.2, so that an old installation reads what this one wrote.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.documents import SYNONYMS, SchemeName, canonical_scheme
+from flashrl_registry.documents.findings import describe, did_you_mean
+from flashrl_registry.documents.io import read_text
+from flashrl_registry.documents.scalars import resolve_scalar
+from flashrl_registry.documents.strict_yaml import Parsed, parse_text, pointer_text
+from flashrl_registry.documents.strict_yaml import Path as KeyPath
+from flashrl_registry.errors import Finding, SchemaError
+
+FUNCTIONS = (
+    "fp8", "fp8_fast", "fp8_vllm", "fp8_vllm_fast", "fp8_channel", "fp8_tensor", "int8", "int8_fast",
+    "int8_wo_prune", "int8_prune", "bf16",
+)  # fmt: skip
+"""FlashRL's names of what to do, in the order of its ``--fn``."""
+
+DEFAULT_FUNCTION = "int8"
+"""What an entry without ``fn`` means."""
+
+NEED_NO_MODEL = ("bf16", "fp8_vllm", "fp8", "fp8_fast", "fp8_vllm_fast")
+"""Functions that quantize without a quantized checkpoint."""
+
+_STRINGS = ("fn", "load_format", "distributed_executor_backend", "model", "profile", "quantization")
+_LISTS = ("module_attribute_to_preserve",)
+_DUMMY_LOADS = ("bf16", "fp8_tensor", "fp8_channel")
+_NATIVE_FP8 = ("fp8", "fp8_vllm", "fp8_fast", "fp8_vllm_fast")
+
+# Words and shapes that YAML 1.1 reads as something else than a string.
+_WORDS_OF_1_1 = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", ""}
+_PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_NUMBERS_OF_1_1 = re.compile(r"[-+.0-9_:]+|0x[0-9a-fA-F_]+|[-+]?[0-9._]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I)
+
+
+@dataclass(frozen=True)
+class FlashRLEntry:
+    """One replica's settings.
+
+    Attributes:
+        values: Every key as it was written, known or not.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def function(self) -> str:
+        """FlashRL's name of what to do."""
+        return str(self.values.get("fn", DEFAULT_FUNCTION))
+
+    @property
+    def scheme(self) -> SchemeName:
+        """The same in our vocabulary."""
+        scheme = canonical_scheme(self.function)
+        assert scheme is not None, "checked when it was read"
+        return scheme
+
+    @property
+    def model(self) -> str | None:
+        """Checkpoint that FlashRL loads in place of the program's; None leaves the program's."""
+        return self.values.get("model")
+
+    @property
+    def profile(self) -> str | None:
+        """Where the profile is, by FlashRL's rule; None where the function needs none."""
+        if self.function in NEED_NO_MODEL:
+            return None
+        if "profile" in self.values:
+            return str(self.values["profile"]).strip()
+        return None if self.model is None else f"{self.model.rstrip('/')}/profile.pt"
+
+    @property
+    def unknown(self) -> list[str]:
+        """Keys that FlashRL passes over."""
+        return [key for key in self.values if key not in _STRINGS + _LISTS]
+
+
+@dataclass(frozen=True)
+class FlashRLConfig:
+    """A whole file.
+
+    Attributes:
+        entries: ``configs``, at least one.
+        others: Keys beside ``configs``, which FlashRL passes over.
+    """
+
+    entries: tuple[FlashRLEntry, ...]
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_values(function: str) -> dict[str, Any]:
+    """The keys that ``flashrl setup --fn`` writes, with FlashRL's own values.
+
+    Args:
+        function: One of :data:`FUNCTIONS`.
+
+    Source:
+        FlashRL 1.0.3, ``configs/``.
+    """
+    values: dict[str, Any] = {
+        "distributed_executor_backend": "external_launcher",
+        "fn": function,
+        "load_format": "dummy" if function in _DUMMY_LOADS else "auto",
+    }
+    if function.startswith("fp8"):
+        values["module_attribute_to_preserve"] = ["workspace"]
+    if function in _NATIVE_FP8:
+        values["quantization"] = "fp8"
+    return values
+
+
+def read_config(path: Path) -> FlashRLConfig:
+    """Read a file.
+
+    Raises:
+        ParseError, SchemaError: Every fault of the file, with line and column.
+    """
+    return parse_config(read_text(path), str(path))
+
+
+def parse_config(text: str, source: str) -> FlashRLConfig:
+    """Read a file's text; see :func:`read_config`."""
+    parsed = parse_text(text, source)
+    findings: list[Finding] = []
+
+    def fault(path: KeyPath, message: str) -> None:
+        line, column = parsed.places.get(path) or parsed.places[()]
+        findings.append(Finding(source, message, line, column, pointer_text(path), "flashrl"))
+
+    data = parsed.data
+    if not isinstance(data, dict) or "configs" not in data:
+        fault((), "a FlashRL config is a map with the key 'configs'")
+    elif not isinstance(data["configs"], list) or not data["configs"]:
+        fault(("configs",), f"must be a list of at least one map, not {describe(data['configs'])}")
+    else:
+        for index, entry in enumerate(data["configs"]):
+            for path, message in _entry_faults(entry, ("configs", index)):
+                fault(path, message)
+    if findings:
+        raise SchemaError(findings)
+    others = {key: value for key, value in data.items() if key != "configs"}
+    return FlashRLConfig(tuple(FlashRLEntry(entry) for entry in data["configs"]), others)
+
+
+def looks_like_config(parsed: Parsed) -> bool:
+    """Whether parsed data is a FlashRL config, faulty or not."""
+    return isinstance(parsed.data, dict) and "configs" in parsed.data
+
+
+def value_fault(key: str, value: Any) -> str | None:
+    """Why FlashRL could not use a value; None where it can, or passes over the key."""
+    if key in _STRINGS and not isinstance(value, str):
+        return f"must be a string, not {describe(value)}"
+    if key in _LISTS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return f"must be a list of strings, not {describe(value)}"
+    if key == "fn" and value not in FUNCTIONS:
+        return f"{value!r} is no function of FlashRL" + did_you_mean(value, FUNCTIONS)
+    return None
+
+
+def _entry_faults(entry: Any, where: KeyPath) -> list[tuple[KeyPath, str]]:
+    if not isinstance(entry, dict):
+        return [(where, f"must be a map, not {describe(entry)}")]
+    return [
+        ((*where, key), message) for key, value in entry.items() if (message := value_fault(key, value)) is not None
+    ]
+
+
+def config_text(config: FlashRLConfig, *, header: str = "") -> str:
+    """YAML that PyYAML and YAML 1.2 readers read alike; keys in FlashRL's order, which is alphabetical.
+
+    Args:
+        config: What to write.
+        header: Comment lines without the ``#``.
+    """
+    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    data = {**config.others, "configs": [dict(entry.values) for entry in config.entries]}
+    for key in sorted(data):
+        if key != "configs":
+            lines.append(f"{_scalar(key)}: {_flow(data[key])}")
+            continue
+        lines.append("configs:")
+        for values in data["configs"]:
+            body = [line for name in sorted(values) for line in _pair(name, values[name])] or ["{}"]
+            lines += [("- " if index == 0 else "  ") + line for index, line in enumerate(body)]
+    return "\n".join(lines) + "\n"
+
+
+def _pair(key: str, value: Any) -> list[str]:
+    """One key of an entry: lists of scalars in block style, as PyYAML writes them."""
+    if isinstance(value, list) and value and not any(isinstance(item, list | dict) for item in value):
+        return [f"{_scalar(key)}:", *(f"- {_flow(item)}" for item in value)]
+    return [f"{_scalar(key)}: {_flow(value)}"]
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return value if _is_plain(value) else _quoted(value)
+    if isinstance(value, float):
+        text = repr(value)  # YAML 1.1 knows no number with an exponent and without a point
+        mantissa, exponent, power = text.partition("e")
+        return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
+    return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Double quotes, with escapes that JSON and both YAMLs share; no surrogate pairs, which YAML does not join."""
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+
+def _is_plain(text: str) -> bool:
+    if not _PLAIN.fullmatch(text) or text.lower() in _WORDS_OF_1_1 or _NUMBERS_OF_1_1.fullmatch(text):
+        return False
+    return isinstance(resolve_scalar(text), str)
+
+
+def synonym_note(entry: FlashRLEntry) -> str | None:
+    """What an entry's function is called here, where the names differ."""
+    scheme = SYNONYMS.get(entry.function)
+    return None if scheme is None else f"fn {entry.function} is {scheme} here"
