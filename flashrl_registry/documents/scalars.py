@@ -16,6 +16,11 @@ _WHOLE = (
     (re.compile(r"0x[0-9a-fA-F]+"), 16),
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+# Strings in the core schema; YAML 1.1 knows markers and numbers of this form, and so do readers of 1.2 such as ruamel's.
+_TWO_MEANINGS = re.compile(
+    r"=|<<|[-+]?0b[01_]+|[-+]?0[ox][0-9a-fA-F_]+"
+    r"|(?=[^_]*_)(([0-9]|[-+][0-9_])[0-9_]*(\.[0-9_]*)?|[-+]?\.[0-9_]+)([eE][-+]?[0-9]+)?"
+)
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -23,7 +28,8 @@ def resolve_scalar(text: str) -> Any:
     """Value of a plain scalar by the YAML 1.2 core schema.
 
     Raises:
-        ValueError: NaN or infinity, however spelt; a whole number that JSON readers round.
+        ValueError: NaN or infinity, however spelt; a whole number that JSON readers round; text that one reader takes
+            for a string and another for a number or a marker.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -37,6 +43,8 @@ def resolve_scalar(text: str) -> Any:
         return number
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"{text} is not a finite number")
+    if _TWO_MEANINGS.fullmatch(text):
+        raise ValueError(f"{text} is not a string for every reader of YAML; write it in quotes")
     return text
 
 

@@ -105,10 +105,10 @@ class _Builder:
             resolved = None
         name = event.value
         full = (*path, name)
-        if not isinstance(resolved, str):
-            self.fault(event.start_mark, f"keys are strings: write '{name}' in quotes", path)
         if plain and name == "<<":
             self.fault(event.start_mark, "merge keys are not allowed; write the values out", path)
+        elif not isinstance(resolved, str):
+            self.fault(event.start_mark, f"keys are strings: write '{name}' in quotes", path)
         if name in container:
             line, column = self.parsed.keys.get(full, (0, 0))
             self.fault(event.start_mark, f"duplicate key '{name}', first at {line}:{column}", path)

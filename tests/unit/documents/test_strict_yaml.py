@@ -43,9 +43,9 @@ def refusals(text: str) -> list[str]:
     ("text", "value"),
     [
         ("no", "no"), ("on", "on"), ("y", "y"), ("true", True), ("True", True), ("~", None), ("null", None),
-        ("1e-3", 1e-3), ("1_0", "1_0"), ("012", 12), ("0o17", 15), ("0x1F", 31), ("1:30", "1:30"), (".5", 0.5),
+        ("1e-3", 1e-3), ("1_a", "1_a"), ("012", 12), ("0o17", 15), ("0x1F", 31), ("1:30", "1:30"), (".5", 0.5),
         ("+1", 1), ("-0.0", -0.0), ("2026-11-24", "2026-11-24"), ("'1'", "1"), ('"true"', "true"), ("NaN", "NaN"),
-        ("=", "="), ("1.", 1.0), ("9007199254740991", 2**53 - 1), ('"<<"', "<<"), ("", None),
+        ("==", "=="), ("1.0.0", "1.0.0"), ("1.", 1.0), ("9007199254740991", 2**53 - 1), ('"<<"', "<<"), ("", None),
     ],
 )  # fmt: skip
 def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
@@ -62,6 +62,8 @@ def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
         ("true: a\n", "1:1 keys are strings: write 'true' in quotes"),
         ("a: .nan\n", "1:4 .nan is not a finite number"),
         ("a: -.inf\n", "1:4 -.inf is not a finite number"),
+        ("a: 1_0\n", "1:4 1_0 is not a string for every reader of YAML; write it in quotes"),
+        ("a: =\n", "1:4 = is not a string for every reader of YAML; write it in quotes"),
         ("a: 1e999\n", "1:4 1e999 is too large for a number"),
         ("a: 9007199254740992\n", "1:4 9007199254740992 is larger than 9007199254740991; write it in quotes if it is a name"),  # noqa: E501
         ("%YAML 1.1\n---\na: 1\n", "1:1 directives are not allowed; documents are YAML 1.2 without tags"),
