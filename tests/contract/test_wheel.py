@@ -61,7 +61,11 @@ def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names(wheel)}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"flashrl_registry", "flashrl_cli"}
     assert {"flashrl_registry/py.typed", "flashrl_cli/py.typed"} <= names(wheel)
-    assert not [name for name in names(wheel) if name.endswith((".pyc", ".pt", ".safetensors"))]
+    assert not [name for name in names(wheel) if name.endswith((".pyc", ".pt"))]
+    weights = [name for name in names(wheel) if name.endswith(".safetensors")]
+    assert [name.rpartition("/")[0] for name in weights] == [
+        BUNDLED + "profiles/HuggingFaceTB/SmolLM2-135M-Instruct/int8"  # the vectors of the one measured profile
+    ]
     sources = {
         str(path.relative_to(base))
         for base, package in ((ROOT, "flashrl_registry"), (ROOT / "cli", "flashrl_cli"))
