@@ -103,6 +103,6 @@ def _args_faults(where: str, given: Any, wanted: QuantArgs) -> list[str]:
         return [f"{where} is not an object"]
     return [
         f"{where}.{field} is {actual!r}, not {value!r}"
-        for field, value in wanted.model_dump().items()
+        for field, value in wanted.model_dump(exclude_none=True).items()
         if (actual := given.get(field, _DEFAULTS[field])) != value
     ]
