@@ -12,14 +12,31 @@ from typing import Annotated, Any, cast
 import typer
 
 from flashrl_cli import output
+from flashrl_cli.commands import (
+    cleanup,
+    diff,
+    explain,
+    export,
+    import_,
+    lint,
+    migrate,
+    profile,
+    pull,
+    push,
+    schema,
+    setup,
+    show,
+    validate,
+)
 from flashrl_cli.commands import compile as compile_command
-from flashrl_cli.commands import diff, explain, lint, migrate, profile, pull, push, schema, show, validate
 from flashrl_cli.commands import list as list_command
 from flashrl_registry import __version__
 from flashrl_registry.errors import FlashRLError
 
 FLASHRL_COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile.profile,
+    "setup": setup.setup,
+    "cleanup": cleanup.cleanup,
 }
 REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_command.compile_command,
@@ -33,6 +50,8 @@ REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "lint": lint.lint,
     "migrate": migrate.migrate,
     "schema": schema.schema,
+    "import": import_.import_command,
+    "export": export.export,
 }
 FLASHRL_HELP = "Measure checkpoint pairs for 8-bit rollouts inside vLLM. See also: flashrl-registry --help."
 REGISTRY_HELP = (

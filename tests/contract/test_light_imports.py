@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 LIGHT = ("errors", "documents", "checkpoints", "compiler", "registry", "resolver")
 HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
-    "flashrl": ["", "profile"],
+    "flashrl": ["", "profile", "setup", "cleanup"],
     "flashrl-registry": [
-        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "schema", "migrate", "lint",
+        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "import", "export", "schema", "migrate", "lint",
     ],
 }  # fmt: skip
 

@@ -1,0 +1,280 @@
+"""Another tool's file to plans: everything is read, checked and compiled before the first file is written."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.checkpoints import read_checkpoint
+from flashrl_registry.compiler import compile_plan, preset_rules
+from flashrl_registry.documents import (
+    Hybrid,
+    HybridMember,
+    Inventory,
+    Plan,
+    Profile,
+    Rules,
+    SchemeName,
+    UpdateSettings,
+    write_document,
+)
+from flashrl_registry.documents.strict_yaml import Parsed
+from flashrl_registry.errors import InteropError
+from flashrl_registry.interop.compressed_tensors import rules_from_config
+from flashrl_registry.interop.detect import Source, SourceKind, detect
+from flashrl_registry.interop.findings import Findings
+from flashrl_registry.interop.flashrl_config import FlashRLConfig, FlashRLEntry, read_config, synonym_note
+from flashrl_registry.interop.llm_compressor import rules_from_recipe
+from flashrl_registry.interop.locate import Fetch, locate
+from flashrl_registry.interop.modules import SchemeGroup, rules_for
+from flashrl_registry.registry import read_profile, write_bundle
+
+EXTENSION = "x-flashrl"
+"""Key under which a document keeps what a FlashRL config said and no plan needs; it comes out again at export."""
+
+HYBRID_YAML, RULES_YAML = "hybrid.yaml", "rules.yaml"
+
+_MEANINGLESS = (
+    "load_format", "distributed_executor_backend", "quantization", "module_attribute_to_preserve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImportedPlan:
+    """One plan of an import.
+
+    Attributes:
+        name: Its member name in a hybrid; the scheme otherwise.
+        folder: Its bundle.
+        plan: Sealed.
+    """
+
+    name: str
+    folder: Path
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import made.
+
+    Attributes:
+        kind: What the file was.
+        plans: At least one.
+        hybrid: The document that names them, where there are several.
+        notes: What a reader should know.
+    """
+
+    kind: SourceKind
+    plans: tuple[ImportedPlan, ...]
+    hybrid: Path | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the caller decides.
+
+    Attributes:
+        kind: What the file is; None lets its content tell.
+        profile: A profile instead of the one that the file names: a FlashRL profile.pt, or for other tools' files a
+            Profile document.
+        scheme: For a bare profile.pt: what its linears get; None means int8 or fp8_channel.
+        recompute: Take int8 scales from every update instead of FlashRL's fixed ones.
+        lossy: What our documents cannot say of inputs is a note, not an error.
+        name: Model name to record; None takes the folder's.
+        fetch: Gets files from the Hub.
+    """
+
+    kind: SourceKind | None = None
+    profile: Path | None = None
+    scheme: SchemeName | None = None
+    recompute: bool = False
+    lossy: bool = False
+    name: str | None = None
+    fetch: Fetch | None = None
+
+
+@dataclass
+class _Draft:
+    """A compiled plan whose files are not written yet."""
+
+    scheme: SchemeName
+    plan: Plan
+    profile: Profile | None = None
+    sidecar: Path | None = None
+    rules: Rules | None = None
+
+
+def import_source(source: str, model: Path, output: Path, options: ImportOptions | None = None) -> Imported:
+    """Make plans of another tool's file.
+
+    Args:
+        source: A path, or ``owner/repo/path`` on the Hub.
+        model: Folder of the bf16 checkpoint; its headers are read.
+        output: Folder to write: a bundle, or ``hybrid.yaml`` beside one bundle per member.
+        options: See :class:`ImportOptions`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InteropError: The file is of no known kind, or names a profile that is not there.
+        DocumentError: Everything in it that is malformed or that our documents cannot say.
+        CompileError: What it says cannot be done to this model.
+    """
+    options = options or ImportOptions()
+    found = detect(locate(source, fetch=options.fetch), options.kind)
+    inventory = read_checkpoint(model, options.name).inventory
+    with tempfile.TemporaryDirectory() as scratch:
+        job = _Import(found, inventory, options, Path(scratch))
+        hybrid = None
+        if found.kind == "flashrl":
+            config = read_config(found.path)
+            drafts = [job.entry(entry, index) for index, entry in enumerate(config.entries)]
+            drafts = _with_extensions(drafts, config)
+            if len(drafts) > 1:
+                return _write_hybrid(drafts, config, output, job.notes)
+        elif found.kind == "flashrl-profile":
+            drafts = [job.bare_profile()]
+        else:
+            drafts = [job.rules()]
+        written = _write(drafts[0], drafts[0].scheme, output)
+    return Imported(found.kind, (written,), hybrid, tuple(job.notes))
+
+
+@dataclass
+class _Import:
+    """One import: what is read, and what is worth knowing about it."""
+
+    source: Source
+    inventory: Inventory
+    options: ImportOptions
+    scratch: Path
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, message: str) -> None:
+        if message not in self.notes:
+            self.notes.append(message)
+
+    def entry(self, entry: FlashRLEntry, index: int) -> _Draft:
+        """A plan for one replica of a FlashRL config."""
+        self._entry_notes(entry)
+        if entry.scheme in {"bf16", "fp8"}:
+            if "profile" in entry.values:
+                self.note(f"profile {entry.values['profile']} is not used: {entry.function} needs none")
+            return self._compiled(entry.scheme, preset_rules(entry.scheme, self.inventory))
+        if self.options.profile is not None:
+            path = self.options.profile
+        elif entry.profile is not None:
+            path = locate(entry.profile, [self.source.path.parent], fetch=self.options.fetch)
+        else:
+            raise InteropError(
+                f"configs[{index}] of {self.source.path} names neither a profile nor the model beside which one lies",
+                hint="give the profile with --profile",
+            )
+        return self._with_profile_pt(path, entry.scheme, entry.model or path.stem)
+
+    def bare_profile(self) -> _Draft:
+        """A plan for a profile.pt alone."""
+        return self._with_profile_pt(self.source.path, self.options.scheme, self.source.path.stem)
+
+    def rules(self) -> _Draft:
+        """A plan for a file that says which layers get which scheme."""
+        assert self.source.parsed is not None
+        found = Findings(self.source.parsed, str(self.source.path))
+        make = rules_from_config if self.source.kind == "compressed-tensors" else rules_from_recipe
+        rules = make(found, self.inventory, lossy=self.options.lossy)
+        profile, sidecar = read_profile(self.options.profile) if self.options.profile is not None else (None, None)
+        schemes = [rule.scheme for rule in rules.rules]
+        if profile is None and "int8" in schemes:
+            found.note(
+                "int8 without a profile: a checkpoint that was smoothed serves better with one (flashrl profile)"
+            )
+        for message in found.notes:
+            self.note(message)
+        named = [scheme for scheme in schemes if scheme is not None and scheme != "bf16"]
+        draft = self._compiled(named[0] if named else "bf16", rules, profile, sidecar)
+        draft.rules = rules
+        return draft
+
+    def _with_profile_pt(self, path: Path, scheme: SchemeName | None, quantized_name: str) -> _Draft:
+        from flashrl_registry.interop.profile_pt import import_int8, read_profile_pt
+
+        content, notes = read_profile_pt(path, self.inventory)
+        for message in notes:
+            self.note(message)
+        is_list = isinstance(content, list)
+        scheme = scheme or ("fp8_channel" if is_list else "int8")
+        wants_list = scheme in {"fp8_tensor", "fp8_channel"}
+        if scheme not in {"int8", "int8_prune"} and not wants_list:
+            raise InteropError(f"no FlashRL profile is for {scheme}")
+        if is_list != wants_list:
+            held, wanted = ("fp8", "int8") if is_list else ("int8", "fp8")
+            raise InteropError(f"{path} is an {held} profile, and {scheme} needs an {wanted} one")
+        if isinstance(content, list):
+            return self._compiled(scheme, _rules_of_names(scheme, content, self.inventory, path))
+        folder = self.scratch / f"profile-{len(list(self.scratch.iterdir()))}"
+        made = import_int8(content, self.inventory, folder, quantized_name=quantized_name, source=str(path))
+        rules = preset_rules(scheme, self.inventory, made.profile)
+        if not self.options.recompute:
+            rules = rules.model_copy(update={"update": UpdateSettings(scales="frozen")})
+            self.note("scales are FlashRL's, fixed when the profile was made; --recompute takes them from every update")
+        return self._compiled(scheme, rules, made.profile, made.sidecar)
+
+    def _compiled(
+        self, scheme: SchemeName, rules: Rules, profile: Profile | None = None, sidecar: Path | None = None
+    ) -> _Draft:
+        compiled = compile_plan(rules, self.inventory, profile)
+        for diagnostic in compiled.notes:
+            self.note(str(diagnostic))
+        if compiled.plan.profile is None:
+            profile, sidecar = None, None
+        return _Draft(scheme, compiled.plan, profile, sidecar)
+
+    def _entry_notes(self, entry: FlashRLEntry) -> None:
+        if synonym := synonym_note(entry):
+            self.note(synonym)
+        if entry.model is not None:
+            self.note(f"model {entry.model} is kept for export; here the engine loads the bf16 model of the program")
+        if kept := [key for key in _MEANINGLESS if key in entry.values]:
+            self.note(f"kept for export, and without meaning here: {', '.join(kept)}")
+        if entry.unknown:
+            self.note(f"kept for export, and unknown to FlashRL itself: {', '.join(entry.unknown)}")
+
+
+def _rules_of_names(scheme: SchemeName, names: Sequence[str], inventory: Inventory, path: Path) -> Rules:
+    modules = tuple(name.removesuffix(".weight") for name in names)
+    return rules_for([SchemeGroup("linears", scheme, modules, ())], [], inventory, Findings(Parsed(None), str(path)))
+
+
+def _with_extensions(drafts: Sequence[_Draft], config: FlashRLConfig) -> list[_Draft]:
+    """Every plan with the entry that it was made of; it does not count in the plan's digest."""
+    for draft, entry in zip(drafts, config.entries, strict=True):
+        kept: dict[str, Any] = {"config": dict(entry.values)}
+        if len(drafts) == 1 and config.others:
+            kept["beside_configs"] = dict(config.others)
+        draft.plan = draft.plan.model_copy(update={EXTENSION: kept})
+    return list(drafts)
+
+
+def _write_hybrid(drafts: Sequence[_Draft], config: FlashRLConfig, output: Path, notes: list[str]) -> Imported:
+    plans: list[ImportedPlan] = []
+    for draft in drafts:
+        same = sum(plan.name.partition("-")[0] == draft.scheme for plan in plans)
+        name = f"{draft.scheme}-{same + 1}" if same else draft.scheme
+        plans.append(_write(draft, name, output / name))
+    members = [HybridMember(name=plan.name, plan=f"./{plan.name}", digest=plan.plan.digest) for plan in plans]
+    hybrid = Hybrid(members=members)
+    if config.others:
+        hybrid = hybrid.model_copy(update={EXTENSION: {"beside_configs": dict(config.others)}})
+    write_document(hybrid, output / HYBRID_YAML)
+    return Imported("flashrl", tuple(plans), output / HYBRID_YAML, tuple(notes))
+
+
+def _write(draft: _Draft, name: str, folder: Path) -> ImportedPlan:
+    write_bundle(folder, draft.plan, profile=draft.profile, sidecar=draft.sidecar)
+    if draft.rules is not None:
+        write_document(draft.rules, folder / RULES_YAML)
+    return ImportedPlan(name, folder, draft.plan)
