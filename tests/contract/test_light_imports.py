@@ -18,7 +18,8 @@ HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile", "setup", "cleanup"],
     "flashrl-registry": [
-        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "import", "export", "schema", "migrate", "lint",
+        "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "import", "export", "schema",
+        "migrate", "lint",
     ],
 }  # fmt: skip
 
