@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flashrl_registry.registry import LocalStore, parse_ref
     from flashrl_registry.runtime.mismatch import mismatch
     from flashrl_registry.runtime.status import status
+    from flashrl_registry.runtime.updates import updating, verify
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,8 @@ _HOME = {
     "preset_rules": "compiler",
     "profile_pair": "profiling",
     "status": "runtime.status",
+    "updating": "runtime.updates",
+    "verify": "runtime.updates",
 }
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
     "preset_rules",
     "profile_pair",
     "status",
+    "updating",
+    "verify",
 ]
 
 

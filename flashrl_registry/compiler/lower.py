@@ -66,6 +66,7 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
             head_dtype=plan.engine.lm_head_dtype,
         ),
         sidecar=plan.profile.sidecar if plan.profile else None,
+        update_mode="staged" if plan.update.mode == "staged" else None,
         tensors=tensors,
     )
     return resolved.model_copy(update={"digest": resolved.compute_digest()})

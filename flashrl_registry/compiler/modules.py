@@ -32,6 +32,20 @@ def is_embedding_weight(spec: TensorSpec) -> bool:
     return module_of(spec.name).rpartition(".")[2] in _EMBEDDINGS
 
 
+def engine_module(tensor: str) -> str:
+    """The engine's module that a tensor goes into, by its siblings alone.
+
+    ``a.q_proj.bias`` -> ``a.qkv_proj``, ``m.experts.3.up_proj.weight`` -> ``m.experts``, ``a.norm.weight`` ->
+    ``a.norm``.
+    """
+    module = module_of(tensor)
+    layer, experts, expert = module.rpartition(".experts.")
+    if experts and is_index(expert.partition(".")[0]):
+        return layer + ".experts"
+    parent, _, leaf = module.rpartition(".")
+    return f"{parent}.{FUSED_OF[leaf]}" if leaf in FUSED_OF else module
+
+
 def fused_place(tensor: str) -> tuple[str, str] | None:
     """Where the engine fuses a weight with its siblings.
 
@@ -39,11 +53,8 @@ def fused_place(tensor: str) -> tuple[str, str] | None:
         The fused module and the weight's own name in it: ``a.q_proj.weight`` -> ``('a.qkv_proj', 'q_proj')``,
         ``m.experts.3.up_proj.weight`` -> ``('m.experts', '3.up_proj')``; None for a weight that stays alone.
     """
-    if not tensor.endswith(".weight"):
+    module, fused = module_of(tensor), engine_module(tensor)
+    if not tensor.endswith(".weight") or fused == module:
         return None
-    module = module_of(tensor)
-    layer, experts, expert = module.rpartition(".experts.")
-    if experts and is_index(expert.partition(".")[0]):
-        return layer + ".experts", expert
-    parent, _, leaf = module.rpartition(".")
-    return (f"{parent}.{FUSED_OF[leaf]}", leaf) if leaf in FUSED_OF else None
+    inside = module.startswith(fused + ".")
+    return fused, module.removeprefix(fused + ".") if inside else module.rpartition(".")[2]

@@ -124,5 +124,7 @@ class ResolvedPlan(Document):
     """What the engine is started with."""
     sidecar: Sidecar | None = None
     """Vectors that the operations refer to."""
+    update_mode: Literal["staged"] | None = None
+    """``staged`` keeps the old weights serving until an update is complete; None quarantines."""
     tensors: list[ResolvedTensor]
     """Every tensor of the checkpoint, in natural order of the names."""

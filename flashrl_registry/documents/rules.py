@@ -112,6 +112,9 @@ class UpdateSettings(Frozen):
 
     scales: Literal["recompute", "frozen"] = "recompute"
     """``recompute``: row-absmax scales at every update. ``frozen``: the profile's scales, as FlashRL did."""
+    mode: Literal["quarantine", "staged"] | None = None
+    """What a failed update leaves. ``quarantine``, the default: an engine that refuses to generate until a complete one
+    arrives; costs nothing. ``staged``: the old weights, serving; costs memory for a second set of planned weights."""
 
 
 class Rules(Document):

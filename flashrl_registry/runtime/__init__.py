@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flashrl_registry.runtime.mismatch import Mismatch, mismatch
     from flashrl_registry.runtime.settings import Settings, settings_from_env
     from flashrl_registry.runtime.status import status
+    from flashrl_registry.runtime.updates import updating, verify
 
 _HOME = {
     "Mismatch": "mismatch",
@@ -18,9 +19,11 @@ _HOME = {
     "mismatch": "mismatch",
     "settings_from_env": "settings",
     "status": "status",
+    "updating": "updates",
+    "verify": "updates",
 }
 
-__all__ = ["Mismatch", "Settings", "mismatch", "settings_from_env", "status"]
+__all__ = ["Mismatch", "Settings", "mismatch", "settings_from_env", "status", "updating", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,3 +55,7 @@ class Pruning:
         for norm in [name for name in self._held if not self._waiting[name]]:
             value = self._held.pop(norm)
             yield norm, value * self._alive[norm].to(value.dtype)
+
+    def waiting(self) -> set[str]:
+        """Linears whose codes a held norm still lacks."""
+        return {linear for norm in self._held for linear in self._waiting[norm]}

@@ -48,16 +48,16 @@ def load_vectors(sidecar: Path | None, resolved: ResolvedPlan) -> Vectors:
         hint = "pip install 'flashrl-registry[torch]'"
         raise MissingDependencyError("safetensors is not installed", hint=hint) from exc
     needed: set[str] = set()
+    wanted: set[str] = set()  # what telemetry compares with, where the profile has it
     for tensor in resolved.tensors:
         op = tensor.op
         if isinstance(op, Rescale):
             needed.add(f"inv_smoothing/{op.rows}")
         elif isinstance(op, QuantizeInt8):
             needed |= {f"inv_smoothing/{source}" for source in (op.rows, op.columns) if source is not None}
-            if op.scales == "frozen":
-                needed.add(f"weight_scale/{tensor.name}")
+            (needed if op.scales == "frozen" else wanted).add(f"weight_scale/{tensor.name}")
     with safe_open(sidecar, framework="pt") as file:
-        return Vectors({key: file.get_tensor(key) for key in sorted(needed)})
+        return Vectors({key: file.get_tensor(key) for key in sorted(needed | (wanted & set(file.keys())))})
 
 
 def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:

@@ -6,7 +6,8 @@ Tested: 0.27.1 and 0.32.0 (CPU), 0.25.1 (H100, CUDA graphs).
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -69,10 +70,13 @@ def online_quantization(method: str, ignore: list[str]) -> Any:
 
 
 def reload_is_open(model: "torch.nn.Module") -> bool:
-    """A layerwise reload has begun and not been finalized."""
+    """A layerwise reload has begun and not been finalized.
+
+    The root module has no weights of its own, so its part of a reload ends only with the whole.
+    """
     from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-    return any(get_layerwise_info(layer).can_load() for layer in model.modules())
+    return bool(get_layerwise_info(model).can_load())
 
 
 def open_reload(model: "torch.nn.Module") -> None:
@@ -82,11 +86,34 @@ def open_reload(model: "torch.nn.Module") -> None:
     initialize_layerwise_reload(model)
 
 
+_emptied: "WeakKeyDictionary[torch.nn.Module, list[str]]" = WeakKeyDictionary()
+
+
+def remember_emptied(model: "torch.nn.Module") -> None:
+    """Note which parameters a kernel has taken away and left as None.
+
+    oneDNN keeps its own copy of a weight and sets ``layer.weight`` to None, and its matmul asks for the attribute. A
+    reload that puts a layer back as it was forgets attributes that hold no tensor. Tested: 0.32.0 (without it, a
+    layer that an update left alone cannot run any more). Goes when vLLM restores them.
+    """
+    for layer in model.modules():
+        if names := [name for name, value in layer._parameters.items() if value is None and name != "bias"]:
+            _emptied[layer] = names
+
+
+def _restore_emptied(model: "torch.nn.Module") -> None:
+    for layer in model.modules():
+        for name in _emptied.get(layer, ()):
+            if not hasattr(layer, name):
+                layer.register_parameter(name, None)
+
+
 def close_reload(model: "torch.nn.Module", model_config: Any) -> None:
     """Finalize a layerwise reload; a later finalize by vLLM itself finds nothing to do."""
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     finalize_layerwise_reload(model, model_config)
+    _restore_emptied(model)
     refresh_tied_head(model)
 
 
@@ -100,6 +127,7 @@ def abort_reload(model: "torch.nn.Module") -> None:
             layerwise._place_kernel_tensors(layer, info)
         info.reset()
     layerwise.LOADING_LAYERS.clear()
+    _restore_emptied(model)
     if hasattr(model, "_original_do_torchao_reload"):
         model._do_torchao_reload = model._original_do_torchao_reload
 
@@ -183,49 +211,80 @@ def keep_onednn_scales_alive() -> None:
 # --- Refusing to generate, and reporting ------------------------------------------------------------------------
 
 
-def guard_workers(
-    check: Callable[[Any], None], discarded: Callable[[Any], None], rpc: dict[str, Callable[..., Any]]
-) -> None:
-    """Make every worker of this process run ``check(model)`` before a forward, and answer our RPCs.
+class WorkerHooks(Protocol):
+    """What a worker asks of the plan that its model runs; each takes the worker's model."""
 
-    ``discarded(model)`` is told when sleep level 2 throws the weights away. ``reload_weights`` in kernel format
-    copies tensors straight into parameters, past the plan, and is refused.
+    def check_servable(self, model: Any) -> None:
+        """Before a forward; raises to refuse it."""
 
-    Replaying a CUDA graph skips Python's forward, so the check sits in ``Worker.execute_model``. RPC methods are
-    added, not replaced; ``worker_extension_cls`` is left to the frameworks, which each bring their own.
+    def weights_discarded(self, model: Any) -> None:
+        """Sleep level 2 has thrown the weights away."""
+
+    def update_begins(self, model: Any) -> None:
+        """An update begins by vLLM's own weight transfer."""
+
+    def update_ends(self, model: Any) -> None:
+        """It ends one; raises where tensors are missing."""
+
+    def whole_update(self, weights: Any) -> Any:
+        """Mark an iterator of tensors as one whole update."""
+
+
+def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> None:
+    """Make every worker of this process ask the plan, and answer our RPCs.
+
+    Replaying a CUDA graph skips Python's forward, so the check sits in ``Worker.execute_model``. ``reload_weights``
+    in kernel format copies tensors straight into parameters, past the plan, and is refused. RPC methods are added,
+    not replaced; ``worker_extension_cls`` is left to the frameworks, which each bring their own.
     Tested: 0.27.1, 0.32.0. Goes when vLLM lets a model loader veto execution.
     """
     from vllm.v1.worker.gpu_worker import Worker
 
     for name, method in rpc.items():
         setattr(Worker, name, method)
-    original = Worker.execute_model
-    if getattr(original, "flashrl_wrapped", False):
+    if getattr(Worker.execute_model, "flashrl_wrapped", False):
         return
+    originals = {
+        name: getattr(Worker, name)
+        for name in ("execute_model", "sleep", "reload_weights", "start_weight_update", "finish_weight_update")
+    }
 
     def execute_model(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        check(self.model_runner.get_model())
-        return original(self, *args, **kwargs)
-
-    original_sleep, original_reload = Worker.sleep, Worker.reload_weights
+        hooks.check_servable(self.model_runner.get_model())
+        return originals["execute_model"](self, *args, **kwargs)
 
     def sleep(self, level: int = 1, *args, **kwargs):  # type: ignore[no-untyped-def]
-        result = original_sleep(self, level, *args, **kwargs)
+        result = originals["sleep"](self, level, *args, **kwargs)
         if level >= 2:
-            discarded(self.model_runner.get_model())
+            hooks.weights_discarded(self.model_runner.get_model())
         return result
 
-    def reload_weights(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        in_checkpoint_format = kwargs.get("is_checkpoint_format", args[2] if len(args) > 2 else True)
+    def reload_weights(self, weights_iterator=None, *args, **kwargs):  # type: ignore[no-untyped-def]
+        in_checkpoint_format = kwargs.get("is_checkpoint_format", args[1] if len(args) > 1 else True)
         if not in_checkpoint_format:
             raise RuntimeLoadError(
                 "reload_weights(is_checkpoint_format=False) writes past the plan and is refused",
                 hint="send the bf16 checkpoint tensors; the plan quantizes them",
             )
-        return original_reload(self, *args, **kwargs)
+        if weights_iterator is not None:
+            weights_iterator = hooks.whole_update(weights_iterator)
+        return originals["reload_weights"](self, weights_iterator, *args, **kwargs)
+
+    def start_weight_update(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        result = originals["start_weight_update"](self, *args, **kwargs)
+        hooks.update_begins(self.model_runner.get_model())
+        return result
+
+    def finish_weight_update(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        try:
+            hooks.update_ends(self.model_runner.get_model())
+        finally:  # vLLM must end its session even where the update is refused
+            result = originals["finish_weight_update"](self, *args, **kwargs)
+        return result
 
     execute_model.flashrl_wrapped = True  # type: ignore[attr-defined]
-    Worker.execute_model, Worker.sleep, Worker.reload_weights = execute_model, sleep, reload_weights
+    for method in (execute_model, sleep, reload_weights, start_weight_update, finish_weight_update):
+        setattr(Worker, method.__name__, method)
 
 
 def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], None]) -> None:

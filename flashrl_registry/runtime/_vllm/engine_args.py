@@ -26,7 +26,7 @@ FIELDS = (
 
 # These never call model.load_weights, so a plan could not see the weights.
 _BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "tensorizer"}
-_BYPASSING_TRANSFERS = {"sparse_nccl", "nccl_m2n", "sharded_rdt"}
+_BYPASSING_TRANSFERS = {"sparse_nccl", "nccl_m2n", "sharded_rdt", "modelexpress"}
 
 
 def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Resolution | None:

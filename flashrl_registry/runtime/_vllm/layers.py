@@ -17,16 +17,24 @@ from torch import nn
 from vllm.model_executor.layers.linear import LinearBase
 
 from flashrl_registry.compiler.engine_config import treatment_of
-from flashrl_registry.compiler.modules import FUSED, module_of
+from flashrl_registry.compiler.modules import FUSED, engine_module, module_of
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import PluginNotActiveError
 
 _PROBE_ROWS = 2048
+_METHODS = {
+    "UnquantizedLinearMethod": "unquantized",
+    "UnquantizedFusedMoEMethod": "unquantized",
+    "NoneType": "unquantized",
+    "Fp8PerTensorOnlineLinearMethod": "fp8",
+    "Fp8PerTensorOnlineMoEMethod": "fp8",
+    "CompressedTensorsW8A8Int8MoEMethod": "int8",
+}
 
 
 def layer_format(layer: nn.Module) -> str:
-    """The scheme that a linear layer is built for, ``unquantized``, or the name of another method."""
+    """The scheme that a linear or a stack of experts is built for, ``unquantized``, or another method's name."""
     method = getattr(layer, "quant_method", None)
     scheme = getattr(layer, "scheme", None)
     if scheme is not None:
@@ -35,9 +43,9 @@ def layer_format(layer: nn.Module) -> str:
             return f"fp8_{getattr(scheme.strategy, 'value', scheme.strategy)}"
         return "int8" if name == "CompressedTensorsW8A8Int8" else name
     name = type(method).__name__
-    if name == "Fp8PerTensorOnlineLinearMethod":
-        return "fp8"
-    return "unquantized" if name in {"UnquantizedLinearMethod", "NoneType"} else name
+    if name == "CompressedTensorsW8A8Fp8MoEMethod":
+        return f"fp8_{method.weight_quant.strategy.value}"  # type: ignore[union-attr]
+    return _METHODS.get(name, name)
 
 
 def linears(model: nn.Module) -> dict[str, LinearBase]:
@@ -45,9 +53,18 @@ def linears(model: nn.Module) -> dict[str, LinearBase]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
 
 
+def experts(model: nn.Module) -> dict[str, nn.Module]:
+    """Every stack of routed experts by the name of the checkpoint's module; newer releases hold it one level down."""
+    return {
+        name.removesuffix(".routed_experts"): layer
+        for name, layer in model.named_modules()
+        if "w13_weight" in dict(layer.named_parameters(recurse=False))
+    }
+
+
 def count_formats(model: nn.Module) -> dict[str, int]:
-    """Number of linear layers per format."""
-    return dict(Counter(layer_format(layer) for layer in linears(model).values()))
+    """Number of layers per format: linears, and each stack of experts as one."""
+    return dict(Counter(layer_format(layer) for layer in (*linears(model).values(), *experts(model).values())))
 
 
 def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
@@ -60,7 +77,7 @@ def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
         PluginNotActiveError: A layer has another format than the plan says; all are listed.
     """
     planned = {
-        _engine_name(module_of(tensor.name), model): treatment
+        engine_name(tensor.name, model): treatment
         for tensor in resolved.tensors
         if (treatment := treatment_of(tensor.op)) not in {"keep", "rescale"} and tensor.name.endswith(".weight")
     }
@@ -78,17 +95,27 @@ def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
     return count_formats(model)
 
 
-def _engine_name(module: str, model: nn.Module) -> str:
-    """Checkpoint module to the engine's, which fuses q/k/v and gate/up and may rename prefixes."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    if mapper is not None:
-        module = mapper._map_name(module + ".weight").removesuffix(".weight")
+def engine_name(tensor: str, model: nn.Module) -> str:
+    """The engine's module for a weight of the checkpoint; the engine fuses siblings and may rename prefixes."""
+    module = _mapped(module_of(tensor), model)
+    stacked = engine_module(module + ".weight")
+    if stacked.endswith(".experts"):
+        return stacked
     parent, _, leaf = module.rpartition(".")
-    packed: Mapping[str, Any] = getattr(model, "packed_modules_mapping", None) or FUSED
-    for fused, shards in packed.items():
+    for fused, shards in packed_modules(model).items():
         if leaf in shards:
             return f"{parent}.{fused}" if parent else fused
     return module
+
+
+def packed_modules(model: nn.Module) -> Mapping[str, Any]:
+    """Which modules of the checkpoint the model fuses into one, in the order of their rows."""
+    return getattr(model, "packed_modules_mapping", None) or FUSED
+
+
+def _mapped(module: str, model: nn.Module) -> str:
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    return module if mapper is None else str(mapper._map_name(module + ".weight").removesuffix(".weight"))
 
 
 def resident_digests(model: nn.Module) -> dict[str, str]:

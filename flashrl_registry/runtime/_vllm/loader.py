@@ -15,7 +15,8 @@ from flashrl_registry.resolver import open_payload
 from flashrl_registry.runtime._vllm import compat, rpc
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.layers import check_formats
-from flashrl_registry.runtime._vllm.weights import PlannedWeights, WholeUpdate, planned_weights
+from flashrl_registry.runtime._vllm.update import WholeUpdate
+from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
 from flashrl_registry.runtime.gate import Gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.transform import load_vectors
@@ -65,7 +66,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
         compat.keep_onednn_scales_alive()
-        compat.guard_workers(rpc.check_servable, rpc.weights_discarded, rpc.METHODS)
+        compat.guard_workers(rpc.Hooks(), rpc.METHODS)
         model = super().load_model(vllm_config, model_config, **kwargs)
         planned = planned_weights(model)
         if planned is None:

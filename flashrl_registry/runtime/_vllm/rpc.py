@@ -6,29 +6,50 @@ from typing import Any
 from torch import nn
 
 from flashrl_registry.runtime._vllm.layers import count_formats, resident_digests
-from flashrl_registry.runtime._vllm.weights import planned_weights
+from flashrl_registry.runtime._vllm.update import WholeUpdate
+from flashrl_registry.runtime._vllm.verify import verify_resident
+from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
 
 
-def check_servable(model: nn.Module) -> None:
-    """Before each forward of a worker; raises unless its weights are one whole update."""
-    planned = planned_weights(model)
-    if planned is not None:
-        planned.check_servable()
+class Hooks:
+    """:class:`~flashrl_registry.runtime._vllm.compat.WorkerHooks` for models that may or may not run a plan."""
+
+    def check_servable(self, model: nn.Module) -> None:
+        """Raises unless the weights are one whole update."""
+        if (planned := planned_weights(model)) is not None:
+            planned.check_servable()
+
+    def weights_discarded(self, model: nn.Module) -> None:
+        """Nothing is served before a whole update has arrived."""
+        if (planned := planned_weights(model)) is not None:
+            planned.discard()
+
+    def update_begins(self, model: nn.Module) -> None:
+        """The end will be told, by vLLM."""
+        if (planned := planned_weights(model)) is not None:
+            planned.begin_update()
+
+    def update_ends(self, model: nn.Module) -> None:
+        """Refuses an update that lacks tensors."""
+        if (planned := planned_weights(model)) is not None:
+            planned.finish_update()
+
+    def whole_update(self, weights: Any) -> Any:
+        """One call is one update."""
+        return WholeUpdate(weights)
 
 
-def weights_discarded(model: nn.Module) -> None:
-    """After sleep level 2: nothing is served before a whole update has arrived."""
-    planned = planned_weights(model)
-    if planned is not None:
-        planned.discard()
+def _planned(worker: Any, method: str) -> PlannedWeights:
+    planned = planned_weights(worker.model_runner.get_model())
+    if planned is None:
+        raise NotImplementedError(f"{method}: this worker runs no plan")
+    return planned
 
 
 def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
     """RPC: what this worker runs; see :func:`flashrl_registry.runtime.status.status`."""
+    planned = _planned(worker, "flashrl_status")
     model = worker.model_runner.get_model()
-    planned = planned_weights(model)
-    if planned is None:
-        raise NotImplementedError("flashrl_status: this worker runs no plan")
     report: dict[str, Any] = {
         "rank": int(worker.rank),
         "pid": os.getpid(),
@@ -39,6 +60,7 @@ def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
         "reason": planned.state.reason,
         "weight_version": planned.state.weight_version,
         "last_update": dict(planned.state.last_update),
+        "last_failure": planned.state.last_failure,
         "layers": count_formats(model),
         "tensors": planned.count_treatments(),
     }
@@ -48,4 +70,30 @@ def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
     return report
 
 
-METHODS = {"flashrl_status": flashrl_status}
+def flashrl_begin_update(worker: Any, *, partial: bool = False) -> None:
+    """RPC: the sender will say when its update ends; see :func:`flashrl_registry.runtime.updates.updating`."""
+    _planned(worker, "flashrl_begin_update").begin_update(partial=partial)
+
+
+def flashrl_finish_update(worker: Any) -> dict[str, float]:
+    """RPC: the sender has sent everything; returns what ``last_update`` reports."""
+    return _planned(worker, "flashrl_finish_update").finish_update()
+
+
+def flashrl_abort_update(worker: Any) -> None:
+    """RPC: drop an update that is half done."""
+    _planned(worker, "flashrl_abort_update").abort_update()
+
+
+def flashrl_verify(worker: Any, *, layers: int | None = None) -> dict[str, Any]:
+    """RPC: compare what is resident with what the plan made of what was sent."""
+    planned = _planned(worker, "flashrl_verify")
+    planned.check_servable()
+    report = verify_resident(worker.model_runner.get_model(), planned.resolved, planned.sent, int(worker.rank), layers)
+    return {"rank": int(worker.rank), "weight_version": planned.state.weight_version, **report}
+
+
+METHODS = {
+    method.__name__: method
+    for method in (flashrl_status, flashrl_begin_update, flashrl_finish_update, flashrl_abort_update, flashrl_verify)
+}

@@ -17,7 +17,7 @@ import torch
 import vllm
 from safetensors.torch import load_file
 
-from flashrl_registry.runtime import status
+from flashrl_registry.runtime import status, updating, verify
 
 TOKENS = [[5, 6, 7], [9, 8], [100, 101, 102, 103], [40, 41], [200, 3, 77]]
 Result = dict[str, Any]
@@ -45,8 +45,13 @@ def greedy(llm: vllm.LLM) -> list[list[int]]:
 
 
 def observe(llm: vllm.LLM) -> Result:
-    report = status(llm, resident=True)[0]
-    return {"tokens": greedy(llm), "resident": report.pop("resident"), "status": report}
+    reports = status(llm, resident=True)
+    return {
+        "tokens": greedy(llm),
+        "resident": [report.pop("resident") for report in reports],
+        "status": reports[0],
+        "verify": verify(llm),
+    }
 
 
 def checkpoint(folder: str) -> dict[str, torch.Tensor]:
@@ -91,11 +96,65 @@ def send_iterator(llm: vllm.LLM, folder: str) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(checkpoint(folder).items())})
 
 
+def send_announced(llm: vllm.LLM, folder: str) -> None:
+    """Begin, buckets, finish."""
+    with updating(llm):
+        send_in_buckets(llm, folder)
+
+
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def fused(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the engine's own names, with siblings in one."""
+    out = dict(tensors)
+    for module, (first, *others) in FUSED.items():
+        for name in [name for name in tensors if name.endswith(f".{first}.weight")]:
+            parts = [out.pop(name.replace(first, shard)) for shard in (first, *others)]
+            out[name.replace(first, module)] = torch.cat(parts)
+    return out
+
+
+def send_fused(llm: vllm.LLM, folder: str) -> None:
+    """As trainers that hold the engine's module names do."""
+    for name, tensor in fused(checkpoint(folder)).items():
+        live_model(llm).load_weights([(name, tensor)])
+
+
+def send_float32(llm: vllm.LLM, folder: str) -> None:
+    """As a trainer with float32 master weights does."""
+    live_model(llm).load_weights([(name, tensor.float()) for name, tensor in checkpoint(folder).items()])
+
+
+def send_transfer(llm: vllm.LLM, folder: str) -> None:
+    """vLLM's native weight transfer: start, one chunk per tensor, finish."""
+    llm.collective_rpc("start_weight_update")
+    for name in checkpoint(folder):
+        llm.collective_rpc("update_weights", args=({"folder": folder, "name": name},))
+    llm.collective_rpc("finish_weight_update")
+
+
+def transfer_arguments(routes: list[str]) -> dict[str, Any]:
+    """The engine arguments that vLLM's weight transfer needs."""
+    if "transfer" not in routes:
+        return {}
+    import folder_transfer
+    from vllm.config import WeightTransferConfig
+
+    if "folder" not in folder_transfer.WeightTransferEngineFactory._registry:
+        folder_transfer.register()
+    return {"weight_transfer_config": WeightTransferConfig(backend="folder")}
+
+
 ROUTES: dict[str, Callable[[vllm.LLM, str], None]] = {
     "folder": send_folder,
     "iterator": send_iterator,
     "one_by_one": send_one_by_one,
     "buckets": send_in_buckets,
+    "announced": send_announced,
+    "fused": send_fused,
+    "float32": send_float32,
+    "transfer": send_transfer,
 }
 
 
@@ -109,7 +168,7 @@ def updates(args: Result) -> Result:
 
 
 def go_and_come_back(model: str, updated: str, routes: list[str]) -> Result:
-    llm = engine(model)
+    llm = engine(model, **transfer_arguments(routes))
     result = {"start": observe(llm)}
     for route in routes:
         ROUTES[route](llm, updated)
@@ -197,6 +256,69 @@ def faults(args: Result) -> Result:
             send_one_by_one(llm, args["updated"])
         outcome["healed"] = observe(llm)
         result[name] = outcome
+    result["fresh"] = observe(engine(args["updated"]))
+    return result
+
+
+def partial(args: Result) -> Result:
+    """One layer only, announced as partial: fused siblings whole, then not whole; and without an announcement."""
+    llm = engine(args["model"])
+    good = checkpoint(args["updated"])
+    layer = {name: tensor for name, tensor in good.items() if ".layers.1." in name}
+    result: Result = {}
+    with updating(llm, partial=True):
+        for name, tensor in layer.items():
+            live_model(llm).load_weights([(name, tensor)])
+    result["layer"] = observe(llm)
+    for name, items in (
+        ("half", [(n, t) for n, t in layer.items() if "k_proj" not in n]),
+        ("unannounced", list(layer.items())),
+    ):
+        try:
+            if name == "half":
+                with updating(llm, partial=True):
+                    live_model(llm).load_weights(items)
+            else:
+                llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(items)})
+            result[name] = None
+        except Exception as exc:  # noqa: BLE001
+            result[name] = f"{type(exc).__name__}: {exc}"
+    try:
+        with updating(llm, partial=True):
+            live_model(llm).load_weights(list(layer.items()))
+        result["cannot_heal"] = None
+    except Exception as exc:  # noqa: BLE001
+        result["cannot_heal"] = f"{type(exc).__name__}: {exc}"
+    send_one_by_one(llm, args["mixed"])
+    result["healed"] = observe(llm)
+    result["fresh"] = observe(engine(args["mixed"]))
+    return result
+
+
+def staged(args: Result) -> Result:
+    """Under a staged plan the old weights serve, while an update is half done and after one that failed."""
+    llm = engine(args["model"], **transfer_arguments(["transfer"]))
+    good = checkpoint(args["updated"])
+    result: Result = {"start": observe(llm)}
+    items = list(good.items())
+    live_model(llm).load_weights(items[:7])
+    result["half"] = observe(llm)
+    live_model(llm).load_weights(items[7:])
+    result["updated"] = observe(llm)
+    for name, stream in FAULTS.items():
+        if name.startswith("missing"):
+            continue
+        try:
+            live_model(llm).load_weights(stream(checkpoint(args["model"])))
+            error = None
+        except Exception as exc:  # noqa: BLE001
+            error = f"{type(exc).__name__}: {exc}"
+        result[name] = {"error": error, **observe(llm)}
+    for route in ("folder", "transfer"):
+        ROUTES[route](llm, args["model"])
+        result[f"{route}_back"] = observe(llm)
+        ROUTES[route](llm, args["updated"])
+        result[route] = observe(llm)
     result["fresh"] = observe(engine(args["updated"]))
     return result
 
@@ -375,11 +497,13 @@ SCENARIOS = {
         kernel_format,
         late_and_reused,
         own_quantization,
+        partial,
         plugins_narrowed,
         prefix_cache,
         settings,
         sharded_state,
         sleep_level_2,
+        staged,
         subprocess_core,
         tied_head,
         updates,

@@ -1,6 +1,8 @@
 """After any update the engine is what a fresh engine on the same weights would be, bit for bit."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,14 @@ pytestmark = pytest.mark.vllm
 
 def same(engine: dict[str, Any], reference: dict[str, Any]) -> bool:
     return bool(engine["resident"] == reference["resident"] and engine["tokens"] == reference["tokens"])
+
+
+def proven(engine: dict[str, Any], tensors: int) -> bool:
+    """Every resident tensor is what the plan made of what was sent."""
+    return all(
+        report["compared"] == report["equal"] == tensors and not report["different"] and not report["not_compared"]
+        for report in engine["verify"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +48,11 @@ def test_real_model_with_profile_updates_equal_a_fresh_engine(run_scenario, pair
     start = updated.result["start"]
     assert start["status"]["layers"] == {"int8": 120}, "every planned linear is int8"
     assert start["status"]["tensors"]["int8"] == 210
-    assert sum(name.endswith(".codes") for name in start["resident"]) == 120
+    assert sum(name.endswith(".codes") for name in start["resident"][0]) == 120
     for route in ("folder", "one_by_one"):
         assert same(updated.result[route], fresh.result), f"{route} differs from a fresh engine"
+        assert proven(updated.result[route], 272)
+        assert updated.result[route]["status"]["last_update"]["codes_changed"] > 0.5
         assert same(updated.result[f"{route}_back"], start), f"{route} does not restore the first weights"
     assert start["tokens"] != fresh.result["tokens"], "the update must be visible, or the test shows nothing"
     assert start["resident"] != fresh.result["resident"]
@@ -57,8 +69,10 @@ def test_every_route_equals_a_fresh_engine(run_scenario, tiny, config, layers) -
         start, fresh = result["start"], result["fresh"]
         assert start["status"]["layers"] == layers
         assert start["tokens"] != fresh["tokens"], "the update must be visible, or the test shows nothing"
-        for route in ("folder", "iterator", "one_by_one", "buckets"):
+        assert proven(start, 20 if name == "tied" else 21)
+        for route in ("folder", "iterator", "one_by_one", "buckets", "announced", "fused", "float32", "transfer"):
             assert same(result[route], fresh), f"{name}, {route}: differs from a fresh engine"
+            assert proven(result[route], 20 if name == "tied" else 21), result[route]["verify"]
             assert same(result[f"{route}_back"], start), f"{name}, {route}: does not restore the first weights"
 
 
@@ -87,6 +101,52 @@ def test_a_faulty_update_is_refused_and_the_next_whole_one_heals(run_scenario, t
         else:
             assert text in outcome["update_error"], name
         assert same(outcome["healed"], ran.result["fresh"]), f"{name}: not healed bit for bit"
+
+
+def test_some_layers_only_must_be_announced_and_whole(run_scenario, tiny, tmp_path: Path) -> None:
+    first, second = tiny(1), tiny(2)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(first, mixed)
+    tensors, newer = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    tensors |= {name: value for name, value in newer.items() if ".layers.1." in name}
+    save_file(tensors, mixed / "model.safetensors", metadata={"format": "pt"})
+    ran = run_scenario("partial", "int8", model=first, updated=second, mixed=mixed)
+    assert ran.returncode == 0, ran.log[-3000:]
+    fresh = ran.result["fresh"]
+    assert same(ran.result["layer"], fresh)
+    assert proven(ran.result["layer"], 21)
+    assert ran.result["layer"]["status"]["last_update"]["tensors"] == 9
+    assert "model.layers.1.self_attn.k_proj.weight" in ran.result["half"], "q and v without k"
+    assert "12 of 21 tensors are missing" in ran.result["unannounced"]
+    assert "cannot make the engine whole" in ran.result["cannot_heal"]
+    assert same(ran.result["healed"], fresh)
+
+
+def test_a_staged_plan_serves_the_old_weights_until_an_update_is_complete(run_scenario, tiny, tmp_path) -> None:
+    first, second = tiny(1), tiny(2)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "schema_version: flashrl.rules/v1\nupdate: {mode: staged}\nrules:\n"
+        "- {name: linears, scheme: int8, targets: ['*_proj']}\n- {name: rest, scheme: bf16, targets: ['*'], "
+        "ignore: ['*_proj']}\n"
+    )
+    command = ["flashrl-registry", "compile", "-m", first, "--rules", rules, "-o", tmp_path / "plan"]
+    subprocess.run([str(Path(sys.executable).parent / command[0]), *map(str, command[1:])], check=True)
+    ran = run_scenario("staged", str(tmp_path / "plan"), model=first, updated=second)
+    assert ran.returncode == 0, ran.log[-3000:]
+    result, fresh = ran.result, ran.result["fresh"]
+    assert same(result["half"], result["start"])
+    assert same(result["updated"], fresh)
+    for fault in ("duplicate", "nan_in_linear", "inf_in_norm", "wrong_shape", "wrong_dtype", "unknown_name",
+                  "sender_raises"):  # fmt: skip
+        assert result[fault]["error"], fault
+        assert result[fault]["status"]["last_failure"], fault
+        assert result[fault]["status"]["state"] == "serving", fault
+        assert same(result[fault], fresh), f"{fault}: the old weights changed"
+    for route in ("folder", "transfer"):
+        assert same(result[f"{route}_back"], result["start"])
+        assert same(result[route], fresh)
+        assert proven(result[route], 21)
 
 
 def test_engine_core_subprocess_updates_refuses_and_heals(run_scenario, tiny, tmp_path: Path) -> None:

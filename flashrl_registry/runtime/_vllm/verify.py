@@ -1,0 +1,164 @@
+"""Proof that what is resident is what the plan made of what was sent.
+
+Each row of the last complete update left a fingerprint (``sent.py``). Here the engine's layers are read back, the rows
+and columns that this worker holds are found, and their fingerprints are compared: exactly, no tolerance.
+
+Shape legend: O output channels of this rank, I input columns of this rank.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    ReplicatedLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+from flashrl_registry.documents import ResolvedPlan
+from flashrl_registry.documents.names import natural_key
+from flashrl_registry.runtime._vllm.layers import (
+    engine_name,
+    layer_format,
+    linears,
+    packed_modules,
+    read_back,
+    read_back_int8,
+)
+from flashrl_registry.runtime._vllm.sent import Sent
+from flashrl_registry.runtime.fingerprint import fingerprint
+
+_REQUANTIZED = "vLLM itself quantizes it, or quantizes it again"
+_UNSEEN = "this release does not read it back"
+
+
+def verify_resident(
+    model: nn.Module, resolved: ResolvedPlan, sent: Sent, rank: int, limit: int | None
+) -> dict[str, Any]:
+    """Compare resident tensors with the last complete update.
+
+    Args:
+        model: The engine's model.
+        resolved: Its plan.
+        sent: Fingerprints of the last complete update.
+        rank: This worker's tensor-parallel rank.
+        limit: Read back at most so many linears, evenly spaced; None reads all.
+
+    Returns:
+        ``compared`` and ``equal`` (numbers of checkpoint tensors), ``different`` (their names) and
+        ``not_compared`` (reason to names).
+    """
+    checked: dict[str, bool] = {}
+    skipped: dict[str, list[str]] = {}
+    shards_of: dict[str, list[str]] = {}
+    for tensor in resolved.tensors:
+        if tensor.name.endswith(".weight"):
+            shards_of.setdefault(engine_name(tensor.name, model), []).append(tensor.name)
+    layers = {name: layer for name, layer in linears(model).items() if name in shards_of}
+    step = 1 if limit is None else max(1, len(layers) // max(1, limit))
+    for name in list(layers)[::step]:
+        how = layer_format(layers[name])
+        if how == "fp8" or (how == "fp8_tensor" and len(shards_of[name]) > 1):
+            skipped.setdefault(_REQUANTIZED, []).extend(shards_of[name])
+            continue
+        checked.update(_compare_linear(layers[name], _ordered(shards_of[name], name, model), sent, rank))
+    for name, equal in _compare_parameters(model, set(shards_of), sent):
+        checked[name] = equal
+    unseen = [t.name for t in resolved.tensors if t.name not in checked and engine_name(t.name, model) not in layers]
+    skipped.setdefault(_UNSEEN, []).extend(name for name in unseen if not any(name in v for v in skipped.values()))
+    return {
+        "compared": len(checked),
+        "equal": sum(checked.values()),
+        "different": sorted((name for name, equal in checked.items() if not equal), key=natural_key),
+        "not_compared": {reason: names for reason, names in skipped.items() if names},
+    }
+
+
+def _ordered(names: list[str], module: str, model: nn.Module) -> list[str]:
+    """Shards in the order of the engine's rows."""
+    order = list(packed_modules(model).get(module.rpartition(".")[2], ()))
+    leaf = {name: name.split(".")[-2] for name in names}
+    return sorted(names, key=lambda name: order.index(leaf[name]) if leaf[name] in order else 0)
+
+
+def _compare_linear(layer: LinearBase, shards: list[str], sent: Sent, rank: int) -> Iterator[tuple[str, bool]]:
+    """Each shard's rows on this worker: codes (or weights) and scales."""
+    codes_OI, scale = _resident(layer)
+    first = 0
+    for index, name in enumerate(shards):
+        rows_RC = sent.rows[name]
+        rows = _rows_of(layer, index, rows_RC.shape[0], rank)
+        count = rows.stop - rows.start
+        mine_OI = codes_OI[first : first + count]
+        if isinstance(layer, RowParallelLinear) and rows_RC.shape[1] > 1:
+            expected = rows_RC[rows, rank : rank + 1]
+            actual = fingerprint(mine_OI, first_chunk=rank)
+        else:
+            expected, actual = rows_RC[rows], fingerprint(mine_OI, chunks=rows_RC.shape[1])
+        equal = torch.equal(actual, expected.to(actual.device))
+        if scale is not None and (sent_scale := sent.rows.get(name + "_scale")) is not None:
+            equal = equal and _same_scale(scale, sent_scale, rows, first, count)
+        first += count
+        yield name, equal
+
+
+def _same_scale(scale: torch.Tensor, sent_RC: torch.Tensor, rows: slice, first: int, count: int) -> bool:
+    """Row scales row by row; block and tensor scales where this worker holds all of them."""
+    if sent_RC.shape[0] >= rows.stop and scale.shape[0] >= first + count:
+        actual = fingerprint(scale[first : first + count].reshape(count, -1).contiguous())
+        return bool(torch.equal(actual, sent_RC[rows].to(actual.device)))
+    return True
+
+
+def _resident(layer: LinearBase) -> tuple[torch.Tensor, torch.Tensor | None]:
+    how = layer_format(layer)
+    if how == "int8":
+        return read_back_int8(layer)
+    if how.startswith("fp8"):
+        weight = layer.weight.data
+        if weight.shape[0] == layer.input_size_per_partition != weight.shape[1] or not weight.is_contiguous():
+            weight = weight.t()  # kernels take (I, O)
+        return weight.contiguous(), layer.weight_scale.data
+    return read_back(layer).to(getattr(layer, "params_dtype", torch.bfloat16)), None
+
+
+def _rows_of(layer: LinearBase, shard: int, total: int, rank: int) -> slice:
+    """The rows of a whole shard that this worker holds."""
+    if isinstance(layer, RowParallelLinear | ReplicatedLinear):
+        return slice(0, total)
+    if isinstance(layer, QKVParallelLinear) and shard > 0:
+        size = layer.num_kv_heads * layer.head_size
+        place = rank // layer.num_kv_head_replicas
+    elif isinstance(layer, QKVParallelLinear):
+        size, place = layer.num_heads * layer.head_size, rank
+    elif isinstance(layer, MergedColumnParallelLinear):
+        size, place = layer.output_partition_sizes[shard], rank
+    else:
+        size, place = int(layer.output_size_per_partition), rank
+    return slice(place * size, (place + 1) * size)
+
+
+def _compare_parameters(model: nn.Module, known: set[str], sent: Sent) -> Iterator[tuple[str, bool]]:
+    """Norms, embeddings and whatever else the engine holds under a name of the checkpoint."""
+    through_kernel = set(linears(model))
+    for name, layer in model.named_modules():
+        if name in through_kernel:
+            continue
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            full = f"{name}.{leaf}"
+            if full not in sent.rows:
+                continue
+            value, expected = parameter.data, sent.rows[full]
+            if isinstance(layer, VocabParallelEmbedding):
+                shard = layer.shard_indices
+                expected = expected[shard.org_vocab_start_index : shard.org_vocab_end_index]
+                value = value[: expected.shape[0]]
+            if value.shape[0] != expected.shape[0]:
+                continue
+            actual = fingerprint(value, chunks=expected.shape[1])
+            yield full, torch.equal(actual, expected.to(actual.device))
