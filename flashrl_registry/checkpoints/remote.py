@@ -134,16 +134,22 @@ def _typed(what: str, endpoint: str) -> Iterator[None]:
         hint = "unset HF_HUB_OFFLINE, or download the model and give its folder"
         raise CheckpointUnreachableError(f"{what} is not a folder here, and the Hub is offline",
                                          hint=hint, context=context) from exc  # fmt: skip
-    except errors.RemoteEntryNotFoundError as exc:
+    except errors.EntryNotFoundError as exc:
+        if isinstance(exc, errors.LocalEntryNotFoundError):  # the file was not cached, and the request failed
+            raise _unreachable(what, endpoint, exc, context) from exc
         raise CheckpointError(f"{what} has no config.json", context=context) from exc
     except (errors.HTTPError, OSError) as exc:
-        response = getattr(exc, "response", None)
-        why = f"answers {response.status_code}" if response is not None else f"cannot be reached: {exc}"
-        hint = "try again, or download the model and give its folder"
-        raise CheckpointUnreachableError(f"{what}: {endpoint} {why}", hint=hint, context=context) from exc
+        raise _unreachable(what, endpoint, exc, context) from exc
     except (ValueError, AttributeError, TypeError, RecursionError) as exc:  # how huggingface_hub trips over bad files
         message = f"{what}: its index or a header is not understood: {exc}"
         raise CheckpointError(message, context=context) from exc
+
+
+def _unreachable(what: str, endpoint: str, exc: Exception, context: dict[str, str]) -> CheckpointUnreachableError:
+    response = getattr(exc, "response", None)
+    why = f"answers {response.status_code}" if response is not None else f"cannot be reached: {exc}"
+    hint = "try again, or download the model and give its folder"
+    return CheckpointUnreachableError(f"{what}: {endpoint} {why}", hint=hint, context=context)
 
 
 @contextmanager
