@@ -12,7 +12,7 @@ from flashrl_registry.compiler.checks import check_arguments, check_fused, check
 from flashrl_registry.compiler.lint_engine import lint_engine
 from flashrl_registry.compiler.match import dead_target, matcher
 from flashrl_registry.compiler.modules import module_of
-from flashrl_registry.documents import Inventory, Plan, Profile, Rule, Rules
+from flashrl_registry.documents import Inventory, Plan, Profile, Rule, Rules, TensorSpec
 from flashrl_registry.documents.names import expand, factor
 from flashrl_registry.errors import Diagnostic
 
@@ -54,10 +54,9 @@ def lint_plan(plan: Plan, profile: Profile | None = None, inventory: Inventory |
     if inventory is not None and inventory.fingerprint() != plan.base_model.fingerprint:
         message = f"is for {plan.base_model.name}; {inventory.name} has other tensors"
         found.append(Diagnostic("plan-of-another-model", "error", "base_model", message, "compile it for that model"))
-    names = [name for family in plan.tensors for name in expand(family.names)]
     found += lint_engine(plan.engine)
     found += _lint_text(plan.rules)
-    found += _Claims(plan.rules, names).lint()
+    found += _Claims(plan.rules, [tensor.name for tensor in inventory_of_plan(plan).tensors]).lint()
     return found + _dropped_smoothing(plan, profile)
 
 
@@ -72,6 +71,9 @@ def _lint_text(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
             elif key == "ignore" and target in rule.targets:
                 message = f"rule '{rule.name}' targets and ignores '{target}'"
                 yield Diagnostic("ignored-target", "warning", place, message, "remove both")
+            if _mixes_forms(target):
+                message = f"'{target}': in a family, * and ? are letters of the name, so it matches nothing"
+                yield Diagnostic("glob-in-family", "error", place, message, "write a glob, a family, or a re: target")
             if target.startswith("re:") and _PLAIN_REGEX.fullmatch(target[3:]):
                 simple = target[3:].replace("\\.", "\0").replace(".*", "*").replace("\0", ".")
                 yield Diagnostic("needless-regex", "warning", place, f"'{target}' needs no regular expression",
@@ -86,6 +88,11 @@ def _same_text(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
                 message = f"rules '{first.name}' and '{second.name}' both claim '{target}'"
                 where = f"rules[{index}].targets[{number}]"
                 yield Diagnostic("conflicting-rules", "error", where, message, "a tensor has one rule: narrow one")
+
+
+def _mixes_forms(target: str) -> bool:
+    """Braces make a target a family; a star in one is a letter, and no module's name has that."""
+    return not target.startswith("re:") and "{" in target and any(char in target for char in "*?[")
 
 
 def _entries(index: int, rule: Rule) -> Iterator[tuple[str, str, str]]:
@@ -125,7 +132,8 @@ class _Claims:
         for index, rule in enumerate(self.rules):
             for key, place, text in _entries(index, rule):
                 if not self.hits[text]:
-                    yield dead_target(place, text, self.names)
+                    if not _mixes_forms(text):
+                        yield dead_target(place, text, self.names)
                 elif key == "ignore":
                     yield from self._lint_ignore(index, place, text)
                 else:
@@ -192,6 +200,23 @@ def _shown(names: set[str]) -> str:
     families = factor(names)
     more = f" and {len(families) - 1} more" if len(families) > 1 else ""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {families[0]}{more}"
+
+
+def inventory_of_plan(plan: Plan) -> Inventory:
+    """The model that a plan is for, as far as a plan knows it: enough to compile and lint rules against."""
+    base = plan.base_model
+    tensors = [
+        TensorSpec(name=name, shape=family.shape, dtype=family.dtype)
+        for family in plan.tensors
+        for name in expand(family.names)
+    ]
+    return Inventory(
+        name=base.name,
+        architecture=base.architecture,
+        model_type=base.model_type,
+        tied_embeddings=base.tied_embeddings,
+        tensors=sorted(tensors, key=lambda tensor: tensor.name),
+    )
 
 
 def _dropped_smoothing(plan: Plan, profile: Profile | None) -> list[Diagnostic]:

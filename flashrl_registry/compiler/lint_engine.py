@@ -28,6 +28,6 @@ def lint_engine(engine: EngineSettings) -> list[Diagnostic]:
         heard = [release for release in usable if release not in deaf]
         if deaf:
             message = f"vLLM {deaf[0]}, which '{engine.vllm}' admits, ignores it; a plan is refused there"
-            hint = f"write engine.vllm as '>={heard[0]}'" if heard else "remove it, or admit newer releases of vLLM"
+            hint = f"admit vLLM {heard[0]} and newer only" if heard else "remove it, or admit newer releases of vLLM"
             found.append(Diagnostic("engine-field-ignored", "warning", "engine.lm_head_dtype", message, hint))
     return found

@@ -1,12 +1,11 @@
 """``flashrl-registry lint``: rules and plans that are valid, and not what their author would want."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, local_store
+from flashrl_cli.arguments import Json, bundle_of, local_store
 
 if TYPE_CHECKING:
     from flashrl_registry.errors import Diagnostic
@@ -14,21 +13,34 @@ if TYPE_CHECKING:
 
 
 def lint(
+    *,
     references: Annotated[
         list[str], typer.Argument(metavar="REF_OR_FILE...", help="Rules files, plans, references of plans.")
     ],
     model: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint that they are for.")
+        str | None,
+        typer.Option(
+            "-m", "--model", help="The bf16 checkpoint that they are for: a folder, or owner/name[@revision]."
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="REF", help="Instead: a plan for that model, which lists its tensors."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find dead, shadowed and conflicting rules, and fields that an engine ignores."""
-    from flashrl_registry.checkpoints import read_checkpoint
+    from flashrl_registry.checkpoints import read_inventory
+    from flashrl_registry.compiler.lint import inventory_of_plan
     from flashrl_registry.registry import lint_reference
 
+    if model is not None and plan is not None:
+        raise typer.BadParameter("give --model or --plan, not both")
     store = local_store()
-    inventory = read_checkpoint(model).inventory if model is not None else None
+    inventory = read_inventory(model) if model is not None else None
+    if plan is not None:
+        inventory = inventory_of_plan(bundle_of(plan).plan)
     linted = [lint_reference(text, store, inventory) for text in references]
     counts = {
         severity: sum(found.severity == severity for one in linted for found in one.diagnostics)

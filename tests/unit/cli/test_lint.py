@@ -46,6 +46,14 @@ def test_errors_fail(cli: Command, checkpoint: Path, tmp_path: Path) -> None:
     assert f"{file}:6:23: error[dead-target] rules[0].targets[1]: '*.up_prj' matches 0 of 20 modules" in ran.out
 
 
+def test_a_plan_stands_for_the_checkpoint(cli: Command, bundle: PlanBundle, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    assert cli("lint", file, "--plan", bundle.origin).out == cli("lint", file, "-m", checkpoint).out
+    ran = cli("lint", file, "--plan", bundle.origin, "-m", checkpoint)
+    assert (ran.code, "give --model or --plan, not both" in ran.err) == (2, True)
+
+
 def test_plans_by_folder_file_and_reference(cli: Command, bundle: PlanBundle, checkpoint: Path) -> None:
     cli("push", bundle.origin, "team/toy@1.0.0")
     ran = cli("lint", bundle.origin, f"{bundle.origin}/plan.json", "team/toy", "-m", checkpoint)

@@ -36,6 +36,7 @@ def test_good_rules_and_plans_are_silent(inventory: Inventory, smoothed_plan: Pl
         ([{**LINEARS, "targets": ["*_proj", "*_proj"]}, REST], ("warning", "duplicate-target", "rules[0].targets[1]")),
         ([{**LINEARS, "ignore": ["*_proj"]}, REST], ("warning", "ignored-target", "rules[0].ignore[0]")),
         ([{**LINEARS, "targets": [r"re:.*\.up_proj"]}, REST], ("warning", "needless-regex", "rules[0].targets[0]")),
+        ([{**LINEARS, "targets": ["*.{0..1}.mlp.up_proj"]}], ("error", "glob-in-family", "rules[0].targets[0]")),
         ([LINEARS, {**LINEARS, "name": "again"}], ("error", "conflicting-rules", "rules[1].targets[0]")),
     ],
 )
@@ -52,6 +53,11 @@ def test_the_hint_for_a_needless_expression_is_its_glob() -> None:
 @pytest.mark.parametrize(
     ("rules", "expected", "message"),
     [
+        (
+            [{**LINEARS, "targets": ["*_proj", "*.{0..1}.mlp.up_proj"]}, REST],
+            ("error", "glob-in-family", "rules[0].targets[1]"),
+            "in a family, * and ? are letters of the name",
+        ),
         (
             [{**LINEARS, "targets": ["*_proj", "*.gate_prj"]}, REST],
             ("error", "dead-target", "rules[0].targets[1]"),
@@ -93,7 +99,7 @@ def test_the_hint_for_a_needless_expression_is_its_glob() -> None:
             "",
         ),
         (
-            [{**LINEARS, "targets": [r"re:.*layers\.[0-9]+\.mlp\.up_proj", "*.self_attn.*", "*.gate_proj", "*n_proj"]}, REST],
+            [{**LINEARS, "targets": [r"re:.*s\.[01]\.mlp\.up_proj", "*.self_attn.*", "*.gate_proj", "*n_proj"]}, REST],
             ("warning", "needless-regex", "rules[0].targets[0]"),
             "is one family",
         ),
