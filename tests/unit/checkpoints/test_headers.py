@@ -149,3 +149,11 @@ def test_tied_embeddings_are_found_in_a_text_config(make_checkpoint: Make) -> No
     inventory = read_checkpoint(folder).inventory
     assert inventory.tied_embeddings
     assert inventory.architecture == "unknown"
+
+
+def test_a_head_that_the_config_does_not_mention_is_tied_where_no_tensor_is_it(make_checkpoint: Make) -> None:
+    embedding = {"model.embed_tokens.weight": (8, 4)}
+    for name, shapes, tied in (("gemma", embedding, True), ("phi", {**embedding, "lm_head.weight": (8, 4)}, False)):
+        folder = make_checkpoint(name, shapes)
+        (folder / "config.json").write_text(json.dumps({"architectures": ["SomeForCausalLM"]}))
+        assert read_checkpoint(folder).inventory.tied_embeddings is tied
