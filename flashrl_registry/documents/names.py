@@ -4,7 +4,6 @@ A checkpoint has hundreds to tens of thousands of tensors in a dozen families. A
 family once, exactly: ``{a..b}`` is an inclusive range, ``{1,4,6..9}`` a list; several braces mean all combinations.
 """
 
-import itertools
 import math
 import re
 from collections import defaultdict
@@ -27,13 +26,10 @@ def expand(pattern: str) -> list[str]:
         ValueError: A brace does not hold ascending numbers or ranges, or the family is larger than MAX_MEMBERS.
     """
     literals, braces = _parse(pattern)
-    indices = [[index for first, last in brace for index in range(first, last + 1)] for brace in braces]
-    names = []
-    for combination in itertools.product(*indices):
-        name = literals[0]
-        for index, literal in zip(combination, literals[1:], strict=True):
-            name += f"{index}{literal}"
-        names.append(name)
+    names = [literals[0]]
+    for brace, literal in zip(braces, literals[1:], strict=True):
+        tails = [f"{index}{literal}" for first, last in brace for index in range(first, last + 1)]
+        names = [head + tail for head in names for tail in tails]
     return names
 
 
