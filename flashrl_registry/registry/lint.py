@@ -1,5 +1,6 @@
 """Lint whatever a reference or a path leads to, with places in the file."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Linted:
     Attributes:
         source: The file, or the reference where it is in a registry.
         kind: ``rules`` or ``plan``.
-        diagnostics: In the order of the document.
+        diagnostics: In the order of the file; those without a place in it come last.
         places: 1-based (line, column) of the key paths in ``diagnostics``; empty for a plan in a registry.
     """
 
@@ -64,4 +65,6 @@ def _linted(path: Path, kind: str, found: list[Diagnostic]) -> Linted:
     places = parse_as(read_text(path), str(path), kind).places
     wanted = {diagnostic.where for diagnostic in found}
     by_pointer = {pointer: place for key, place in places.items() if (pointer := pointer_text(key)) in wanted}
+    last = (sys.maxsize, 0)
+    found = sorted(found, key=lambda diagnostic: by_pointer.get(diagnostic.where, last))
     return Linted(str(path), kind, tuple(found), by_pointer)

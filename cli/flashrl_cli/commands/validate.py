@@ -40,7 +40,8 @@ def validate(
         ok=not bad,
     )
     if not as_json:
-        for verdict in bad:
-            output.note(str(verdict.error))
+        # A fault of one file of a plan folder is the verdict of two: the file and the plan.
+        for text in dict.fromkeys(str(verdict.error) for verdict in bad):
+            output.note(text)
     if bad:
         raise typer.Exit(1)
