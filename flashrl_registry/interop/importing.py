@@ -189,9 +189,7 @@ class _Import:
         profile, sidecar = read_profile(self.options.profile) if self.options.profile is not None else (None, None)
         schemes = [rule.scheme for rule in rules.rules]
         if profile is None and "int8" in schemes:
-            found.note(
-                "int8 without a profile: a checkpoint that was smoothed serves better with one (flashrl profile)"
-            )
+            found.note("int8 without a profile: if the checkpoint was smoothed, profile the pair and give --profile")
         for message in found.notes:
             self.note(message)
         named = [scheme for scheme in schemes if scheme is not None and scheme != "bf16"]

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flashrl_cli.app import run
 from flashrl_registry.checkpoints import read_checkpoint
 from flashrl_registry.documents import Inventory
 
@@ -236,3 +238,32 @@ def flashrl(tmp_path_factory: pytest.TempPathFactory) -> FlashRL:
     )
     assert ran.returncode == 0, ran.stderr
     return FlashRL(out, {n: p[1] for n, p in pairs.items()}, {n: p[2] for n, p in pairs.items()})
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a user sees of a finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        data: dict[str, Any] = json.loads(self.out)
+        return data
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run one of our console scripts in this process."""
+    monkeypatch.setenv("FLASHRL_REGISTRY", str(tmp_path / "registry"))
+
+    def command(*arguments: object, program: str = "flashrl-registry") -> Ran:
+        capsys.readouterr()
+        code = run(program, [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return command
