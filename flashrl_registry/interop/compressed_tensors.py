@@ -67,7 +67,7 @@ def rules_from_config(found: Findings, inventory: Inventory, *, lossy: bool = Fa
 def _check_whole(config: Mapping[str, Any], base: Path, found: Findings) -> None:
     for key in config:
         if key not in _KNOWN | _INFORMATION:
-            found.fault((*base, key), "unknown key" + did_you_mean(key, _KNOWN), "extra_forbidden")
+            found.fault((*base, key), "unknown key" + did_you_mean(key, _KNOWN))
     if config.get("quant_method", _METHOD) != _METHOD:
         found.fault((*base, "quant_method"), f"is {describe(config['quant_method'])}, not {_METHOD}")
     if config.get("format") not in _FORMATS:
@@ -86,7 +86,7 @@ def _check_whole(config: Mapping[str, Any], base: Path, found: Findings) -> None
 
 def _groups(given: Any, path: Path, found: Findings, *, lossy: bool) -> list[SchemeGroup]:
     if not isinstance(given, dict) or not given:
-        found.fault(path, f"must be a map of groups, not {describe(given)}", "dict_type")
+        found.fault(path, f"must be a map of groups, not {describe(given)}")
         return []
     groups = []
     for name, content in given.items():
@@ -97,7 +97,7 @@ def _groups(given: Any, path: Path, found: Findings, *, lossy: bool) -> list[Sch
             scheme = group_scheme(content, where, found, lossy=lossy)
             targets, at = _strings(content, "targets", where, found), (*where, "targets")
         else:
-            found.fault(where, f"must be a map, not {describe(content)}", "dict_type")
+            found.fault(where, f"must be a map, not {describe(content)}")
             continue
         if not targets:
             found.fault(at, "names no target")
@@ -111,6 +111,6 @@ def _strings(mapping: Mapping[str, Any], key: str, path: Path, found: Findings) 
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        found.fault((*path, key), f"must be a list of strings, not {describe(value)}", "list_type")
+        found.fault((*path, key), f"must be a list of strings, not {describe(value)}")
         return []
     return value

@@ -22,13 +22,13 @@ class Findings:
     faults: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def fault(self, path: Path, message: str, code: str = "not-expressible") -> None:
+    def fault(self, path: Path, message: str) -> None:
         """Something is wrong at a key path, or cannot be said in our documents."""
         nearest = path
         while nearest and nearest not in self.parsed.places:
             nearest = nearest[:-1]
         line, column = self.parsed.keys.get(path) or self.parsed.places.get(nearest, (1, 1))
-        self.faults.append(Finding(self.source, message, line, column, pointer_text(path), code))
+        self.faults.append(Finding(self.source, message, line, column, pointer_text(path), code="not-expressible"))
 
     def loss(self, path: Path, message: str, *, lossy: bool) -> None:
         """Something gets lost: a note where the user agreed to it, a fault otherwise."""

@@ -138,7 +138,7 @@ def parse_config(text: str, source: str) -> FlashRLConfig:
 
     def fault(path: KeyPath, message: str) -> None:
         line, column = parsed.places.get(path) or parsed.places[()]
-        findings.append(Finding(source, message, line, column, pointer_text(path), "flashrl"))
+        findings.append(Finding(source, message, line, column, pointer_text(path), code="flashrl-config"))
 
     data = parsed.data
     if not isinstance(data, dict) or "configs" not in data:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.checkpoints import read_checkpoint
+from flashrl_registry.checkpoints import read_inventory
 from flashrl_registry.compiler import compile_plan, preset_rules
 from flashrl_registry.documents import (
     Hybrid,
@@ -107,12 +107,12 @@ class _Draft:
     rules: Rules | None = None
 
 
-def import_source(source: str, model: Path, output: Path, options: ImportOptions | None = None) -> Imported:
+def import_source(source: str, model: str | Path, output: Path, options: ImportOptions | None = None) -> Imported:
     """Make plans of another tool's file.
 
     Args:
         source: A path, or ``owner/repo/path`` on the Hub.
-        model: Folder of the bf16 checkpoint; its headers are read.
+        model: The bf16 checkpoint: a folder, or owner/name[@revision] on the Hub. Only headers are read.
         output: Folder to write: a bundle, or ``hybrid.yaml`` beside one bundle per member.
         options: See :class:`ImportOptions`.
 
@@ -126,7 +126,7 @@ def import_source(source: str, model: Path, output: Path, options: ImportOptions
     """
     options = options or ImportOptions()
     found = detect(locate(source, fetch=options.fetch), options.kind)
-    inventory = read_checkpoint(model, options.name).inventory
+    inventory = read_inventory(str(model), options.name)
     with tempfile.TemporaryDirectory() as scratch:
         job = _Import(found, inventory, options, Path(scratch))
         hybrid = None

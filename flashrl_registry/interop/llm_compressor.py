@@ -77,7 +77,7 @@ def _modifiers(found: Findings) -> Iterator[tuple[Path, str, dict[str, Any]]]:
     """Every modifier of every stage; faults for keys that llm-compressor would pass over."""
     data = found.parsed.data
     if not isinstance(data, dict):
-        found.fault((), f"a recipe is a map of stages, not {describe(data)}", "dict_type")
+        found.fault((), f"a recipe is a map of stages, not {describe(data)}")
         return
     for key, value in data.items():
         if key.endswith(_STAGE) and isinstance(value, dict):
@@ -96,11 +96,11 @@ def _modifiers(found: Findings) -> Iterator[tuple[Path, str, dict[str, Any]]]:
 
 def _of_group(content: Any, path: Path, found: Findings) -> Iterator[tuple[Path, str, dict[str, Any]]]:
     if not isinstance(content, dict):
-        found.fault(path, f"must be a map of modifiers, not {describe(content)}", "dict_type")
+        found.fault(path, f"must be a map of modifiers, not {describe(content)}")
         return
     for name, settings in content.items():
         if settings is not None and not isinstance(settings, dict):
-            found.fault((*path, name), f"must be a map, not {describe(settings)}", "dict_type")
+            found.fault((*path, name), f"must be a map, not {describe(settings)}")
         else:
             yield (*path, name), name, settings or {}
 
@@ -146,11 +146,11 @@ def _preset_map(scheme: Any, path: Path, found: Findings) -> Iterator[SchemeGrou
 
 def _config_groups(given: Any, path: Path, found: Findings, *, lossy: bool) -> Iterator[SchemeGroup]:
     if not isinstance(given, dict):
-        found.fault(path, f"must be a map of groups, not {describe(given)}", "dict_type")
+        found.fault(path, f"must be a map of groups, not {describe(given)}")
         return
     for name, content in given.items():
         if not isinstance(content, dict):
-            found.fault((*path, name), f"must be a map, not {describe(content)}", "dict_type")
+            found.fault((*path, name), f"must be a map, not {describe(content)}")
             continue
         scheme = group_scheme(content, (*path, name), found, lossy=lossy)
         targets = tuple(_strings(content, "targets", (*path, name), found))
@@ -163,6 +163,6 @@ def _strings(mapping: dict[str, Any], key: str, path: Path, found: Findings) -> 
     value = mapping.get(key)
     items = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        found.fault((*path, key), f"must be a list of strings, not {describe(value)}", "list_type")
+        found.fault((*path, key), f"must be a list of strings, not {describe(value)}")
         return []
     return items

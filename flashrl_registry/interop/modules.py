@@ -74,7 +74,7 @@ def rules_for(
             by_name |= {module: group for module in reached if module not in by_name}
             if not reached:
                 dead = dead_target("target", target, names)
-                found.fault((*group.path, index), dead.message + (f"; {dead.hint}" if dead.hint else ""), dead.code)
+                found.fault((*group.path, index), dead.message + (f"; {dead.hint}" if dead.hint else ""))
     group_of = {**by_class, **by_name}
     return _rules(groups, {m: group for m, group in group_of.items() if m not in skipped}, modules)
 

@@ -57,7 +57,7 @@ def group_scheme(group: dict[str, Any], path: Path, found: Findings, *, lossy: b
     before = len(found.faults)
     for key in group:
         if key not in _GROUP_KEYS:
-            found.fault((*path, key), "unknown key" + did_you_mean(key, _GROUP_KEYS), "extra_forbidden")
+            found.fault((*path, key), "unknown key" + did_you_mean(key, _GROUP_KEYS))
     if group.get("output_activations"):
         found.fault((*path, "output_activations"), "outputs are not quantized here")
     weights = _arguments(group.get("weights"), (*path, "weights"), found)
@@ -86,12 +86,12 @@ def _arguments(given: Any, path: Path, found: Findings) -> dict[str, Any] | None
     if given is None:
         return None
     if not isinstance(given, dict):
-        found.fault(path, f"must be a map, not {describe(given)}", "dict_type")
+        found.fault(path, f"must be a map, not {describe(given)}")
         return None
     known = {*_DEFAULTS, "strategy", "actorder", "scale_dtype", *_CALIBRATION}
     for key in given:
         if key not in known:
-            found.fault((*path, key), "unknown key" + did_you_mean(key, known), "extra_forbidden")
+            found.fault((*path, key), "unknown key" + did_you_mean(key, known))
     if given.get("actorder") not in _UNORDERED:
         found.fault((*path, "actorder"), f"{describe(given['actorder'])} permutes columns, which no scheme here does")
     if given.get("scale_dtype") not in {None, *_FLOAT_SCALES}:

@@ -20,7 +20,14 @@ def import_command(
             "llm-compressor recipe; or owner/repo/path on the Hub.",
         ),
     ],
-    model: Annotated[Path, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint; headers are read.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m",
+            "--model",
+            help="The bf16 checkpoint: a folder, or owner/name[@revision] on the Hub. Only headers are read.",
+        ),
+    ],
     destination: Folder,
     kind: Annotated[
         str | None,

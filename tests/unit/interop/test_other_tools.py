@@ -215,16 +215,3 @@ def test_a_mixed_plan_comes_back_too(inventory: Inventory, tmp_path: Path) -> No
     )
     again = compile_plan(rules_from_config(found_in(exported.files[0].read_text()), inventory), inventory).plan
     assert {(f.names, f.treatment) for f in again.tensors} == {(f.names, f.treatment) for f in plan.tensors}
-
-
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # importing it builds a torch module
-def test_compressed_tensors_itself_reads_an_exported_config(inventory: Inventory, tmp_path: Path) -> None:
-    from compressed_tensors.quantization import QuantizationConfig
-
-    rules = rules_from_recipe(of_file("recipe_mixed.yaml"), inventory)
-    write_bundle(tmp_path / "plan", compile_plan(rules, inventory).plan)
-    exported = export_config(
-        read_bundle(tmp_path / "plan"), tmp_path / "out", "compressed-tensors", vllm=None, lossy=False
-    )
-    read = QuantizationConfig.model_validate(json.loads(exported.files[0].read_text()))
-    assert len(read.config_groups) == 2
