@@ -6,7 +6,7 @@ second reading of another tool's patterns.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flashrl_registry.compiler.match import dead_target
@@ -54,7 +54,7 @@ def rules_for(
         The rules; meaningless where ``found`` has faults.
     """
     names = [tensor.name for tensor in inventory.tensors]
-    modules = list(dict.fromkeys(module_of(name) for name in names))
+    modules = dict.fromkeys(module_of(name) for name in names)
     matrices = {module_of(tensor.name): tensor for tensor in inventory.tensors if _is_matrix(tensor)}
     skipped: set[str] = set()
     for target, path in ignore:
@@ -70,7 +70,7 @@ def rules_for(
                 for module in _linears(matrices, found):
                     by_class.setdefault(module, group)
                 continue
-            reached = _named(target, list(matrices), (*group.path, index), found)
+            reached = _named(target, matrices, (*group.path, index), found)
             by_name |= {module: group for module in reached if module not in by_name}
             if not reached:
                 dead = dead_target("target", target, names)
@@ -85,19 +85,19 @@ def _is_matrix(tensor: TensorSpec) -> bool:
 
 def _linears(matrices: dict[str, TensorSpec], found: Findings) -> list[str]:
     """Modules that the class reaches: a router is no ``Linear`` in newer transformers, and never quantized in vLLM."""
-    routers = [
-        module
+    routers = {
+        module: None
         for module, tensor in matrices.items()
         if not is_linear_weight(tensor) and not module.endswith(("lm_head", "embed_out", "score"))
-    ]
+    }
     if routers:
-        found.note(f"{len(routers)} routers stay bf16, such as {routers[0]}: vLLM does not quantize them")
-    return [module for module in matrices if module not in set(routers)]
+        found.note(f"{len(routers)} routers stay bf16, such as {next(iter(routers))}: vLLM does not quantize them")
+    return [module for module in matrices if module not in routers]
 
 
-def _named(target: str, modules: Sequence[str], path: Path, found: Findings) -> set[str]:
+def _named(target: str, modules: Collection[str], path: Path, found: Findings) -> set[str]:
     if not target.startswith("re:"):
-        return {module for module in modules if module == target}
+        return {target} if target in modules else set()  # configs list tens of thousands of names
     try:
         pattern = re.compile(target[3:])
     except (re.error, RecursionError, OverflowError) as exc:
@@ -106,7 +106,7 @@ def _named(target: str, modules: Sequence[str], path: Path, found: Findings) -> 
     return {module for module in modules if pattern.match(module)}
 
 
-def _rules(groups: Sequence[SchemeGroup], group_of: dict[str, SchemeGroup], modules: Sequence[str]) -> Rules:
+def _rules(groups: Sequence[SchemeGroup], group_of: dict[str, SchemeGroup], modules: Collection[str]) -> Rules:
     rules: list[Rule] = []
     used: set[str] = set()
     for group in groups:
