@@ -84,6 +84,9 @@ def _reasons_against(plan: Plan, environment: Environment) -> list[tuple[str, st
     if environment.device == "cpu" and float8:
         reason = f"{', '.join(float8)} needs a GPU: vLLM's CPU build has no float8 matmul that finishes"
         reasons.append((reason, "use int8, which vLLM runs on CPU, or a GPU of compute capability 8.9 or newer"))
+    if environment.device == "cpu" and any(f.treatment == "int8" and ".experts." in f.names for f in plan.tensors):
+        reason = "int8 experts need a GPU: vLLM's CPU build has no int8 kernel for them"
+        reasons.append((reason, "keep the experts in bf16 by a rule, or use a GPU"))
     if plan.engine.lm_head_dtype is not None and not dialect_of(environment.vllm).honours_head_dtype:
         reason = (
             f"vLLM {environment.vllm} ignores head_dtype, so lm_head_dtype {plan.engine.lm_head_dtype} would do nothing"

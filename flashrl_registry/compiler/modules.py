@@ -10,7 +10,7 @@ FUSED = {
 }
 FUSED_OF = {shard: fused for fused, shards in FUSED.items() for shard in shards}
 
-_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"}
+_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "position_embedding", "position_embeddings"}
 _HEADS = {"lm_head", "embed_out", "score"}
 # A router picks experts from small logits; vLLM keeps it unquantized.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}

@@ -208,6 +208,30 @@ def keep_onednn_scales_alive() -> None:
     ops.create_onednn_scaled_mm = create_onednn_scaled_mm
 
 
+def repack_cpu_experts() -> None:
+    """Pack bf16 experts again at every reload.
+
+    The CPU kernel reads experts in a layout of its own, which vLLM makes on the first load only: after a reload the
+    kernel takes plain rows for packed ones, and every token is wrong without an error. Tested: 0.32.0 (0.27.1 packs
+    at every reload by itself). Goes when ``_setup_kernel`` packs on updates too.
+    """
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+    from vllm.platforms import current_platform
+
+    original: Callable[..., Any] | None = getattr(UnquantizedFusedMoEMethod, "_setup_kernel", None)
+    if not current_platform.is_cpu() or original is None or getattr(original, "flashrl_wrapped", False):
+        return
+
+    def _setup_kernel(self, layer, *args, **kwargs):  # type: ignore[no-untyped-def]
+        is_update = self.moe_kernel is not None
+        original(self, layer, *args, **kwargs)
+        if is_update:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    _setup_kernel.flashrl_wrapped = True  # type: ignore[attr-defined]
+    UnquantizedFusedMoEMethod._setup_kernel = _setup_kernel
+
+
 # --- Refusing to generate, and reporting ------------------------------------------------------------------------
 
 

@@ -154,7 +154,7 @@ def read_back(layer: LinearBase) -> torch.Tensor:
 
     A one-hot input times a bf16 weight is exact, so this is the weight itself, bit for bit.
     """
-    size_I = int(layer.input_size_per_partition)
+    size_I = int(getattr(layer, "input_size_per_partition", layer.input_size))
     device = next((p.device for p in layer.parameters()), torch.device("cpu"))
     dtype = getattr(layer, "params_dtype", torch.bfloat16)
     columns = []

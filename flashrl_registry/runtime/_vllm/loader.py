@@ -66,6 +66,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
         compat.keep_onednn_scales_alive()
+        compat.repack_cpu_experts()
         compat.guard_workers(rpc.Hooks(), rpc.METHODS)
         model = super().load_model(vllm_config, model_config, **kwargs)
         planned = planned_weights(model)

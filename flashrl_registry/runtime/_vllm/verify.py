@@ -24,6 +24,7 @@ from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.runtime._vllm.layers import (
     engine_name,
+    experts,
     layer_format,
     linears,
     packed_modules,
@@ -67,8 +68,8 @@ def verify_resident(
             skipped.setdefault(_REQUANTIZED, []).extend(shards_of[name])
             continue
         checked.update(_compare_linear(layers[name], _ordered(shards_of[name], name, model), sent, rank))
-    for name, equal in _compare_parameters(model, set(shards_of), sent):
-        checked[name] = equal
+    checked.update(_compare_experts(model, sent, rank))
+    checked.update(_compare_parameters(model, sent))
     unseen = [t.name for t in resolved.tensors if t.name not in checked and engine_name(t.name, model) not in layers]
     skipped.setdefault(_UNSEEN, []).extend(name for name in unseen if not any(name in v for v in skipped.values()))
     return {
@@ -143,7 +144,34 @@ def _rows_of(layer: LinearBase, shard: int, total: int, rank: int) -> slice:
     return slice(place * size, (place + 1) * size)
 
 
-def _compare_parameters(model: nn.Module, known: set[str], sent: Sent) -> Iterator[tuple[str, bool]]:
+def _compare_experts(model: nn.Module, sent: Sent, rank: int) -> Iterator[tuple[str, bool]]:
+    """Stacks of experts whose kernels read the parameters themselves; on CPU they read a packed copy.
+
+    ``w13_weight`` holds each expert's gate rows, then its up rows; ``w2_weight`` its down projection, cut by columns.
+    """
+    for module, layer in experts(model).items():
+        w13, w2 = layer.w13_weight.data, layer.w2_weight.data
+        if layer_format(layer) == "fp8" or w13.device.type == "cpu":
+            continue
+        for expert in range(w13.shape[0]):
+            names = [f"{module}.{expert}.{leaf}.weight" for leaf in ("gate_proj", "up_proj", "down_proj")]
+            if any(name not in sent.rows for name in names):
+                continue
+            half = w13.shape[1] // 2
+            for name, mine_OI in zip(names, (w13[expert, :half], w13[expert, half:], w2[expert]), strict=True):
+                rows_RC = sent.rows[name]
+                if name.endswith("down_proj.weight"):
+                    cut = rows_RC.shape[1] > 1
+                    expected = rows_RC[:, rank : rank + 1] if cut else rows_RC
+                    actual = fingerprint(mine_OI, first_chunk=rank if cut else 0)
+                else:
+                    expected = rows_RC[rank * half : (rank + 1) * half]
+                    actual = fingerprint(mine_OI, chunks=rows_RC.shape[1])
+                if actual.shape == expected.shape:
+                    yield name, bool(torch.equal(actual, expected.to(actual.device)))
+
+
+def _compare_parameters(model: nn.Module, sent: Sent) -> Iterator[tuple[str, bool]]:
     """Norms, embeddings and whatever else the engine holds under a name of the checkpoint."""
     through_kernel = set(linears(model))
     for name, layer in model.named_modules():
@@ -161,4 +189,4 @@ def _compare_parameters(model: nn.Module, known: set[str], sent: Sent) -> Iterat
             if value.shape[0] != expected.shape[0]:
                 continue
             actual = fingerprint(value, chunks=expected.shape[1])
-            yield full, torch.equal(actual, expected.to(actual.device))
+            yield full, bool(torch.equal(actual, expected.to(actual.device)))

@@ -41,6 +41,7 @@ from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
 
 _ATTRIBUTE = "flashrl_planned_weights"
+_HEAD = "lm_head.weight"
 
 
 def planned_weights(model: nn.Module) -> "PlannedWeights | None":
@@ -61,7 +62,8 @@ class PlannedWeights:
     def __init__(self, model: nn.Module, resolved: ResolvedPlan, vectors: Vectors) -> None:
         self.model = model
         self.resolved = resolved
-        self.tensors = {tensor.name: tensor for tensor in resolved.tensors}
+        # Some tied models' files hold the head as well; trainers may send it, and the engine has no place for it.
+        self.tensors = {tensor.name: tensor for tensor in resolved.tensors if not self._is_tied_copy(tensor.name)}
         self.state = State()
         self.update: Update | None = None
         self.sent = Sent(resolved.environment.tensor_parallel_size)
@@ -257,7 +259,7 @@ class PlannedWeights:
 
     def _planned(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
         for sent_name, sent in weights:
-            if sent_name not in self.tensors and self._is_tied_copy(sent_name):
+            if self._is_tied_copy(sent_name):
                 if update.tied_head is not None:
                     raise refused(sent_name, "sent twice in one update")
                 update.tied_head = sent.to(self._device, copy=clone)
@@ -308,7 +310,7 @@ class PlannedWeights:
                 self._original(iter(update.staged))
             compat.close_reload(self.model, self._vllm_config.model_config)
             if update.tied_head is not None and compat.tied_head_differs(self.model, update.tied_head):
-                raise refused("lm_head.weight", "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
+                raise refused(_HEAD, "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
         except BaseException as exc:
             update.staged = None  # layers may hold its weights now
             self._abort(exc)
@@ -368,7 +370,7 @@ class PlannedWeights:
 
     def _is_tied_copy(self, name: str) -> bool:
         """Some trainers send the head of a tied model too; it must be the embedding, which the plan decides."""
-        return self.resolved.base_model.tied_embeddings and name == "lm_head.weight"
+        return self.resolved.base_model.tied_embeddings and name.endswith(_HEAD)
 
     def _without_late_tied_copy(self, weights: NamedTensors) -> NamedTensors | None:
         """Between updates, take in a tied head that comes after the last expected tensor.

@@ -63,11 +63,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     root = tmp_path_factory.mktemp("tiny")
 
-    def get(seed: int, *, tied: bool = False) -> Path:
-        folder = root / f"{'tied' if tied else 'untied'}-{seed}"
-        return folder if folder.exists() else make.write(folder, seed, tied=tied)
+    def get(seed: int, **kind: bool) -> Path:
+        folder = root / "-".join([*(name for name, wanted in sorted(kind.items()) if wanted), str(seed)])
+        return folder if folder.exists() else make.write(folder, seed, **kind)
 
     return get
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Callable[..., str]:
+    """Compile rules, as YAML text, for a model by the command a user types; returns the plan's folder."""
+
+    def make(model: Path, rules: str) -> str:
+        file, plan = tmp_path / "rules.yaml", tmp_path / "plan"
+        file.write_text("schema_version: flashrl.rules/v1\n" + rules)
+        command = [str(Path(sys.executable).parent / "flashrl-registry"), "compile"]
+        subprocess.run([*command, "-m", str(model), "--rules", str(file), "-o", str(plan)], check=True)
+        return str(plan)
+
+    return make
 
 
 @pytest.fixture(scope="session")

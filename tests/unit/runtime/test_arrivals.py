@@ -1,0 +1,45 @@
+"""Fused tensors, as trainers with the engine's own names send them, are the plan's tensors."""
+
+import torch
+
+from flashrl_registry.documents import Keep, ResolvedTensor
+from flashrl_registry.runtime.arrivals import unfused
+
+SHAPES = {
+    "a.q_proj.weight": [8, 4], "a.k_proj.weight": [2, 4], "a.v_proj.weight": [2, 4],
+    "a.q_proj.bias": [8], "a.k_proj.bias": [2], "a.v_proj.bias": [2],
+    **{f"m.experts.{e}.{name}.weight": [6, 4] for e in range(3) for name in ("gate_proj", "up_proj")},
+    **{f"m.experts.{e}.down_proj.weight": [4, 6] for e in range(3)},
+}  # fmt: skip
+TENSORS = {name: ResolvedTensor(name=name, shape=shape, dtype="bfloat16", op=Keep()) for name, shape in SHAPES.items()}
+
+
+def names(name: str, value: torch.Tensor) -> list[str]:
+    return [found for found, _ in unfused(name, value, TENSORS)]
+
+
+def test_rows_of_a_fused_projection_go_to_their_shards() -> None:
+    value = torch.arange(48.0).view(12, 4)
+    found = dict(unfused("a.qkv_proj.weight", value, TENSORS))
+    assert list(found) == ["a.q_proj.weight", "a.k_proj.weight", "a.v_proj.weight"]
+    assert torch.equal(torch.cat(list(found.values())), value)
+    assert found["a.q_proj.weight"].data_ptr() == value.data_ptr(), "a view, not a copy"
+    assert names("a.qkv_proj.bias", torch.zeros(12)) == ["a.q_proj.bias", "a.k_proj.bias", "a.v_proj.bias"]
+
+
+def test_stacked_experts_go_to_each_expert() -> None:
+    value = torch.randn(3, 12, 4)
+    found = dict(unfused("m.experts.gate_up_proj", value, TENSORS))
+    assert len(found) == 6
+    assert torch.equal(found["m.experts.2.gate_proj.weight"], value[2, :6])
+    assert torch.equal(found["m.experts.2.up_proj.weight"], value[2, 6:])
+    down = torch.randn(3, 4, 6)
+    assert torch.equal(dict(unfused("m.experts.down_proj", down, TENSORS))["m.experts.1.down_proj.weight"], down[1])
+
+
+def test_what_is_not_fused_or_has_another_layout_keeps_its_name_for_the_error() -> None:
+    assert names("a.q_proj.weight", torch.zeros(8, 4)) == ["a.q_proj.weight"]
+    assert names("a.qkv_proj.weight", torch.zeros(11, 4)) == ["a.qkv_proj.weight"]
+    assert names("m.experts.gate_up_proj", torch.zeros(3, 4, 12)) == ["m.experts.gate_up_proj"]
+    assert names("m.experts.gate_up_proj", torch.zeros(4, 12, 4)) == ["m.experts.gate_up_proj"]
+    assert names("nobody.weight", torch.tensor(1.0)) == ["nobody.weight"]

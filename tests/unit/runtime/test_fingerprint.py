@@ -1,0 +1,41 @@
+"""Fingerprints of rows: equal for equal bytes, different for one bit, additive over shards of columns."""
+
+import pytest
+import torch
+
+from flashrl_registry.runtime.fingerprint import fingerprint
+
+
+def codes(columns: int = 24, rows: int = 5) -> torch.Tensor:
+    return torch.randint(-128, 128, (rows, columns), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
+@pytest.mark.parametrize("columns", [24, 7, 1])
+def test_one_changed_bit_changes_its_row_and_no_other(dtype: torch.dtype, columns: int) -> None:
+    value = codes(columns).to(dtype)
+    before = fingerprint(value)
+    assert before.dtype == torch.int64
+    assert before.shape == (5, 1)
+    value.view(torch.uint8)[3, -1] ^= 1
+    assert (fingerprint(value) != before).flatten().tolist() == [False, False, False, True, False]
+
+
+def test_exchanged_columns_do_not_go_unnoticed() -> None:
+    value = codes()
+    swapped = value.roll(8, dims=1)
+    assert not (fingerprint(value) == fingerprint(swapped)).any()
+
+
+def test_a_worker_with_a_slice_of_the_columns_compares_its_own() -> None:
+    value = codes(48)
+    whole = fingerprint(value, chunks=2)
+    for rank, part in enumerate(value.chunk(2, dim=1)):
+        assert torch.equal(fingerprint(part, first_chunk=rank)[:, 0], whole[:, rank])
+
+
+def test_vectors_and_strides() -> None:
+    vector = torch.arange(6, dtype=torch.bfloat16)
+    assert fingerprint(vector).shape == (6, 1)
+    value = codes()
+    assert torch.equal(fingerprint(value.t().contiguous().t()), fingerprint(value))
