@@ -232,7 +232,10 @@ def _quoted(text: str) -> str:
 def _is_plain(text: str) -> bool:
     if not _PLAIN.fullmatch(text) or text.lower() in _WORDS_OF_1_1 or _NUMBERS_OF_1_1.fullmatch(text):
         return False
-    return isinstance(resolve_scalar(text), str)
+    try:
+        return isinstance(resolve_scalar(text), str)
+    except ValueError:
+        return False
 
 
 def synonym_note(entry: FlashRLEntry) -> str | None:
