@@ -25,6 +25,7 @@ from flashrl_registry.errors import DocumentError, FlashRLError
 
 CORPUS = Path(__file__).parents[1] / "tests" / "data" / "documents"
 MAX_SECONDS, MAX_MB = 1.0, 200.0
+MAX_CASE_BYTES = 16 << 20
 
 SPLICES = [
     b"", b"\0", b"\xff", b"\t", b"\n", b": ", b"- ", b"&a ", b"*a", b"!!int ", b"[", b"]", b"{", b"}", b"'", b'"', b"#",
@@ -68,7 +69,9 @@ def lines_changed(data: bytes, dice: random.Random) -> bytes:
         dice.shuffle(part)
         lines[min(line, other) : max(line, other) + 1] = part
     else:
-        lines[line : line + 1] = [lines[line]] * (0 if kind == 1 else dice.choice((2, 2, 40, 2000)))
+        times = 0 if kind == 1 else dice.choice((2, 2, 40, 2000))
+        # What a case holds counts in this process's memory too.
+        lines[line : line + 1] = [lines[line]] * min(times, MAX_CASE_BYTES // (len(lines[line]) + 1))
     return b"\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from flashrl_registry.documents._base import Document
 from flashrl_registry.documents.findings import describe, schema_findings
-from flashrl_registry.documents.strict_yaml import Parsed, parse_text
+from flashrl_registry.documents.strict_yaml import MAX_BYTES, Parsed, parse_text
 from flashrl_registry.documents.yaml_writer import dump_text
 from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaError, SchemaVersionError
 
@@ -24,6 +24,7 @@ D = TypeVar("D", bound=Document)
 _VERSION = re.compile(r"flashrl\.([a-z-]+)/v([1-9][0-9]{0,5})")
 # Machine-written documents list every tensor; a 235B mixture of experts has about 37,000.
 _MACHINE_KINDS = {"profile", "resolved-plan"}
+_MACHINE_CLAIM = re.compile(rb"flashrl\.(?:profile|resolved-plan)/v[0-9]")
 _MACHINE_BYTES, _MACHINE_NODES = 64 << 20, 5_000_000
 
 
@@ -55,8 +56,9 @@ def read_text(path: Path) -> str:
             data = file.read(_MACHINE_BYTES + 1)
     except OSError as exc:
         raise ParseError([Finding(str(path), f"cannot be read: {exc.strerror}", code="parse")]) from exc
-    if len(data) > _MACHINE_BYTES:
-        raise ParseError([Finding(str(path), f"larger than {_MACHINE_BYTES} bytes", code="parse")])
+    limit = _MACHINE_BYTES if _MACHINE_CLAIM.search(data) else MAX_BYTES  # before a decoded copy takes memory
+    if len(data) > limit:
+        raise ParseError([Finding(str(path), f"larger than {limit} bytes", code="parse")])
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -71,14 +73,29 @@ def parse_document(text: str, source: str, model: type[D]) -> D:
 
 
 def parse_as(text: str, source: str, kind: str) -> Parsed:
-    """Parse text under the limits of a kind of document.
+    """Parse text under the limits of a kind of document; what a ``*.json`` file holds must be JSON.
 
     Raises:
         ParseError: Every fault of the text.
     """
-    if kind in _MACHINE_KINDS:
-        return parse_text(text, source, max_bytes=_MACHINE_BYTES, max_nodes=_MACHINE_NODES)
-    return parse_text(text, source)
+    limits = {"max_bytes": _MACHINE_BYTES, "max_nodes": _MACHINE_NODES} if kind in _MACHINE_KINDS else {}
+    parsed = parse_text(text, source, **limits)
+    if source.endswith(".json"):
+        _check_json(text, source)
+    return parsed
+
+
+def _check_json(text: str, source: str) -> None:
+    """Refuse YAML under a name by which other programs take it for JSON: a comma too many, a word without quotes."""
+
+    def refuse(word: str) -> None:
+        raise json.JSONDecodeError(f"{word} is no value", text, text.index(word))
+
+    try:
+        json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as exc:
+        message = f"not JSON, though the file's name says so: {exc.msg}"
+        raise ParseError([Finding(source, message, exc.lineno, exc.colno, code="parse")]) from exc
 
 
 def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:

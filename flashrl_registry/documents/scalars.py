@@ -16,7 +16,7 @@ _WHOLE = (
     (re.compile(r"0x[0-9a-fA-F]+"), 16),
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-# Strings in the core schema; YAML 1.1 knows markers and numbers of this form, and so do readers of 1.2 such as ruamel's.
+# Strings in the core schema; markers and numbers in YAML 1.1, and for some readers of 1.2 such as ruamel's.
 _TWO_MEANINGS = re.compile(
     r"=|<<|[-+]?0b[01_]+|[-+]?0[ox][0-9a-fA-F_]+"
     r"|(?=[^_]*_)(([0-9]|[-+][0-9_])[0-9_]*(\.[0-9_]*)?|[-+]?\.[0-9_]+)([eE][-+]?[0-9]+)?"
@@ -43,6 +43,8 @@ def resolve_scalar(text: str) -> Any:
         return number
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"{text} is not a finite number")
+    if "\t" in text:
+        raise ValueError("a tab in a string without quotes; not every reader of YAML admits that")
     if _TWO_MEANINGS.fullmatch(text):
         raise ValueError(f"{text} is not a string for every reader of YAML; write it in quotes")
     return text
