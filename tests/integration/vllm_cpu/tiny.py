@@ -17,7 +17,9 @@ def sizes(*, wide: bool) -> tuple[int, int]:
     return (256, 384) if wide else (128, 192)
 
 
-def tensors(seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False) -> dict[str, torch.Tensor]:
+def tensors(
+    seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False, layers: int = LAYERS
+) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, bfloat16."""
     generator = torch.Generator().manual_seed(seed)
     hidden, mlp = sizes(wide=wide)
@@ -27,7 +29,7 @@ def tensors(seed: int, *, tied: bool = False, moe: bool = False, wide: bool = Fa
         return (around + scale * torch.randn(*shape, generator=generator)).to(torch.bfloat16)
 
     out = {"model.embed_tokens.weight": rand(VOCAB, hidden, scale=0.5)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         base = f"model.layers.{layer}"
         out[f"{base}.input_layernorm.weight"] = rand(hidden, around=1.0)
         out[f"{base}.self_attn.q_proj.weight"] = rand(HEADS * head, hidden, scale=0.2)
@@ -49,15 +51,17 @@ def tensors(seed: int, *, tied: bool = False, moe: bool = False, wide: bool = Fa
     return out
 
 
-def write(folder: Path, seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False) -> Path:
+def write(
+    folder: Path, seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False, layers: int = LAYERS
+) -> Path:
     """Write a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = tensors(seed, tied=tied, moe=moe, wide=wide)
+    made = tensors(seed, tied=tied, moe=moe, wide=wide, layers=layers)
     save_file(made, folder / "model.safetensors", metadata={"format": "pt"})
     hidden, mlp = sizes(wide=wide)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
-        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+        "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
         "intermediate_size": mlp, "vocab_size": VOCAB, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": tied, "torch_dtype": "bfloat16", "hidden_act": "silu", "rope_theta": 10000.0,
         "bos_token_id": 0, "eos_token_id": 1,
