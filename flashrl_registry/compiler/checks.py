@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from flashrl_registry.compiler.modules import fused_place, is_embedding_weight, is_linear_weight
+from flashrl_registry.compiler.modules import engine_module, fused_place, is_embedding_weight, is_linear_weight
 from flashrl_registry.documents import Inventory, Profile, Rule, Rules, SmoothingGroup, TensorSpec
 from flashrl_registry.documents.names import expand
 from flashrl_registry.documents.plan import Treatment
@@ -58,6 +58,11 @@ def _check_shape(tensor: TensorSpec, rule: Rule) -> list[Diagnostic]:
     """Groups and blocks must fill the weight: kernels read whole ones."""
     rows, columns = tensor.shape
     args = rule.weights
+    if rule.decided_scheme() == "fp8_tensor" and engine_module(tensor.name).endswith(".experts"):
+        message = f"rule '{rule.name}' says fp8_tensor, which vLLM's stacks of experts do not take"
+        return [
+            Diagnostic("cannot-quantize", "error", tensor.name, message, "use fp8_channel or fp8_block for experts")
+        ]
     if args is not None and args.group_size is not None and columns % args.group_size:
         message = f"rule '{rule.name}' groups {args.group_size} columns, which do not divide its {columns}"
         hint = "take a group size that divides it, or strategy channel"

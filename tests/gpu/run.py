@@ -1,17 +1,20 @@
-"""The update tests on a GPU, eager and with CUDA graphs: bit-equal to a fresh engine, or exit code 1.
+"""Every mode on a GPU: after each way of updating, bit-equal to a fresh engine and proven, or exit code 1.
 
-    python tests/gpu/run.py [eager] [graphs]
+    python tests/gpu/run.py [schemes] [experts] [graphs] [faults] [sleep] [staged] [--table FILE]
 
 Needs vLLM, this project installed, and one Hopper GPU. Nothing here runs in CI. Each scenario is a process of its own
-and the same program that the CPU tests run; see tests/integration/vllm_cpu/scenarios.py.
+and the same program that the CPU tests run; see tests/integration/vllm_cpu/scenarios.py. Several run side by side.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +22,166 @@ CPU_TESTS = Path(__file__).parents[1] / "integration" / "vllm_cpu"
 sys.path.insert(0, str(CPU_TESTS))
 import tiny  # noqa: E402 - shared with scenarios that run as scripts
 
-ROUTES = ("folder", "iterator", "one_by_one", "buckets")
+ROUTES = ("folder", "iterator", "one_by_one", "buckets", "announced", "fused", "float32", "transfer")
+SCHEMES = ("bf16", "fp8", "fp8_tensor", "fp8_channel", "fp8_block", "int8")
+SIDE_BY_SIDE = 5
+RULES = {
+    "mixed": "rules:\n"
+    "- {name: first, scheme: bf16, targets: ['model.layers.0.*']}\n"
+    "- {name: attention, scheme: int8, targets: ['*.self_attn.*'], ignore: ['model.layers.0.*']}\n"
+    "- {name: mlp, scheme: fp8_channel, targets: ['*.mlp.*'], ignore: ['model.layers.0.*']}\n"
+    "- {name: rest, scheme: bf16, targets: ['*'], ignore: ['model.layers.*']}\n"
+    "- {name: norms, scheme: bf16, targets: ['model.layers.1.*layernorm']}\n",
+    "staged": "update: {mode: staged}\nrules:\n"
+    "- {name: linears, scheme: fp8_channel, targets: ['*_proj']}\n"
+    "- {name: rest, scheme: bf16, targets: ['*'], ignore: ['*_proj']}\n",
+    "fp8 KV cache": "engine: {kv_cache_dtype: fp8}\nrules:\n"
+    "- {name: linears, scheme: fp8_channel, targets: ['*_proj']}\n"
+    "- {name: rest, scheme: bf16, targets: ['*'], ignore: ['*_proj']}\n",
+}
+Check = tuple[str, bool, str]
 
 
-def scenario(work: Path, name: str, config: str, eager: bool, **args: Any) -> dict[str, Any]:
-    given, out = work / "in.json", work / "out.json"
-    out.unlink(missing_ok=True)
+def compiled(work: Path, name: str, model: str) -> str:
+    """A plan folder for one of RULES."""
+    rules, plan = work / f"{name}.yaml", work / f"plan {name}"
+    rules.write_text("schema_version: flashrl.rules/v1\n" + RULES[name])
+    command = [sys.executable, "-m", "flashrl_cli", "compile", "-m", model, "--rules", str(rules), "-o", str(plan)]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(plan)
+
+
+def scenario(work: Path, label: str, name: str, config: str, *, graphs: bool, **args: Any) -> dict[str, Any]:
+    """Run one scenario; an empty result where it failed, with the end of its log printed."""
+    stem = label.replace(" ", "_")
+    given, out = work / f"{stem}-in.json", work / f"{stem}-out.json"
     given.write_text(json.dumps(args))
     environ = {
         **os.environ,
         "FLASHRL_CONFIG": config,
-        "SCENARIO_EAGER": "1" if eager else "0",
+        "SCENARIO_EAGER": "0" if graphs else "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CACHE_ROOT": str(work / f"{stem}-cache"),
     }
     began = time.perf_counter()
     command = [sys.executable, str(CPU_TESTS / "scenarios.py"), name, str(given), str(out)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    label = f"{name} {config} {'eager' if eager else 'CUDA graphs'}"
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=500)
     print(f"{label}: exit {done.returncode}, {time.perf_counter() - began:.0f} s", flush=True)
     if done.returncode != 0:
-        print("\n".join((done.stdout + done.stderr).splitlines()[-25:]))
+        print("\n".join((done.stdout + done.stderr).splitlines()[-12:]), flush=True)
         return {}
-    return json.loads(out.read_text())
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
 
 
 def without_attention_scales(observed: dict[str, Any]) -> dict[str, Any]:
     """vLLM 0.25.1 does not restore these after sleep level 2; with an unquantized KV cache nothing reads them."""
-    kept = {k: v for k, v in observed["resident"].items() if not k.endswith(("._k_scale", "._v_scale", "._q_scale"))}
+    names = ("._k_scale", "._v_scale", "._q_scale")
+    kept = [{k: v for k, v in rank.items() if not k.endswith(names)} for rank in observed["resident"]]
     return {**observed, "resident": kept}
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    return left["resident"] == right["resident"] and left["tokens"] == right["tokens"]
+    return bool(left["resident"] == right["resident"] and left["tokens"] == right["tokens"])
+
+
+def proven(observed: dict[str, Any]) -> bool:
+    return all(report["compared"] == report["equal"] > 0 for report in observed["verify"])
+
+
+def routes(work: Path, label: str, config: str, *, graphs: bool, **pairs: list[str]) -> Iterator[Check]:
+    """Go to another checkpoint and back by every route."""
+    result = scenario(work, label, "every_route", config, graphs=graphs, pairs=pairs)
+    for pair in pairs:
+        if not result:
+            yield f"{label} {pair}", False, ""
+            continue
+        found = result[pair]
+        visible = found["start"]["tokens"] != found["fresh"]["tokens"]
+        yield f"{label} {pair}: the update is visible", visible, ""
+        for route in ROUTES:
+            equal = same(found[route], found["fresh"]) and same(found[f"{route}_back"], found["start"])
+            report = found[route]["verify"][0]
+            detail = f"{report['equal']} of {report['compared']} proven, layers {found[route]['status']['layers']}"
+            yield f"{label} {pair} {route}", equal and proven(found[route]), detail
+
+
+def faults(work: Path, first: str, second: str) -> Iterator[Check]:
+    for config in ("int8", "fp8_channel", "fp8_block"):
+        result = scenario(work, f"faults {config}", "faults", config, graphs=False, model=first, updated=second)
+        yield f"faults {config} ran", bool(result), ""
+        for name, outcome in result.items():
+            if name not in ("start", "fresh"):
+                refused = "NotServableError" in (outcome["generate_error"] or "")
+                yield f"faults {config} {name}", refused and same(outcome["healed"], result["fresh"]), ""
+
+
+def sleep(work: Path, first: str, second: str) -> Iterator[Check]:
+    for config in ("int8", "fp8_channel", "fp8"):
+        result = scenario(work, f"sleep {config}", "sleep_level_2", config, graphs=False, model=first, updated=second)
+        asleep = bool(result) and "NotServableError" in str(result["awake"])
+        healed = asleep and same(*(without_attention_scales(result[key]) for key in ("updated", "fresh")))
+        yield f"sleep level 2 {config}", healed, ""
+
+
+def staged(work: Path, first: str, second: str) -> Iterator[Check]:
+    plan = compiled(work, "staged", first)
+    result = scenario(work, "staged fp8_channel", "staged", plan, graphs=False, model=first, updated=second)
+    yield "staged ran", bool(result), ""
+    if result:
+        yield "staged: old weights serve half way", same(result["half"], result["start"]), ""
+        for name in result.keys() - {"start", "half", "fresh"}:
+            reference = result["start" if name.endswith("_back") else "fresh"]
+            yield f"staged {name}", same(result[name], reference), ""
 
 
 def main() -> int:
-    modes = sys.argv[1:] or ["eager", "graphs"]
-    checks: list[tuple[str, bool]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    parser = argparse.ArgumentParser(description=__doc__)
+    sections = ("schemes", "experts", "graphs", "faults", "sleep", "staged")
+    parser.add_argument("sections", nargs="*", default=[], help=" ".join(sections))
+    parser.add_argument("--table", type=Path, help="write the checks as JSON")
+    given = parser.parse_args()
+    wanted = given.sections or list(sections)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         work = Path(folder)
-        pairs = {
-            name: [str(tiny.write(work / f"{name}{seed}", seed, tied=tied)) for seed in (1, 2)]
-            for name, tied in (("tied", True), ("untied", False))
+        models = {
+            name: [str(tiny.write(work / f"{name}{seed}", seed, wide=True, **kind)) for seed in (1, 2)]
+            for name, kind in (("tied", {"tied": True}), ("untied", {}), ("moe", {"moe": True}))
         }
-        first, second = pairs["untied"]
-        for mode in modes:
-            eager = mode == "eager"
-            for config in ("int8", "bf16"):
-                result = scenario(work, "every_route", config, eager, pairs=pairs)
-                for pair in pairs:
-                    for route in ROUTES:
-                        ok = bool(result) and same(result[pair][route], result[pair]["fresh"])
-                        back = bool(result) and same(result[pair][f"{route}_back"], result[pair]["start"])
-                        checks.append((f"{mode} {config} {pair} {route}", ok and back))
-                if result:
-                    print("  layers", result["untied"]["start"]["status"]["layers"])
-            result = scenario(work, "faults", "int8", eager, model=first, updated=second)
-            for name, outcome in result.items():
-                if name not in ("start", "fresh"):
-                    refused = "NotServableError" in (outcome["generate_error"] or "")
-                    checks.append((f"{mode} fault {name}", refused and same(outcome["healed"], result["fresh"])))
-            checks.append((f"{mode} faults ran", bool(result)))
-            result = scenario(work, "sleep_level_2", "int8", eager, model=first, updated=second)
-            asleep = bool(result) and "NotServableError" in str(result["awake"])
-            healed = asleep and same(*(without_attention_scales(result[key]) for key in ("updated", "fresh")))
-            checks.append((f"{mode} sleep level 2", healed))
-    for name, ok in checks:
+        first, second = models["untied"]
+        dense = {name: models[name] for name in ("tied", "untied")}
+        jobs: list[Any] = []
+        if "schemes" in wanted:
+            jobs += [(routes, scheme, scheme, False, dense) for scheme in SCHEMES]
+            for name in ("mixed", "fp8 KV cache"):
+                jobs.append((routes, name, compiled(work, name, first), False, {"untied": models["untied"]}))
+        if "experts" in wanted:
+            jobs += [
+                (routes, f"experts {scheme}", scheme, False, {"moe": models["moe"]})
+                for scheme in SCHEMES
+                if scheme != "fp8_tensor"
+            ]
+        if "graphs" in wanted:
+            jobs += [(routes, f"graphs {scheme}", scheme, True, {"untied": models["untied"]}) for scheme in SCHEMES]
+            jobs += [
+                (routes, f"graphs experts {scheme}", scheme, True, {"moe": models["moe"]})
+                for scheme in ("fp8_channel", "int8")
+            ]
+        futures = [
+            pool.submit(lambda job: list(job[0](work, job[1], job[2], graphs=job[3], **job[4])), job) for job in jobs
+        ]
+        for name, section in (("faults", faults), ("sleep", sleep), ("staged", staged)):
+            if name in wanted:
+                futures.append(pool.submit(lambda run: list(run(work, first, second)), section))
+        checks = [check for future in futures for check in future.result()]
+    for name, ok, detail in checks:
         if not ok:
-            print(f"FAILED {name}")
-    failed = sum(not ok for _, ok in checks)
+            print(f"FAILED {name} {detail}")
+    failed = sum(not ok for _, ok, _ in checks)
     print(f"{len(checks) - failed} passed, {failed} failed")
+    if given.table:
+        given.table.write_text(json.dumps([{"check": n, "passed": ok, "detail": d} for n, ok, d in checks], indent=1))
     return 1 if failed else 0
 
 

@@ -81,9 +81,8 @@ def check_formats(model: nn.Module, resolved: ResolvedPlan) -> dict[str, int]:
         for tensor in resolved.tensors
         if (treatment := treatment_of(tensor.op)) not in {"keep", "rescale"} and tensor.name.endswith(".weight")
     }
-    actual = {
-        name: layer_format(layer) for name, layer in linears(model).items() if layer_format(layer) != "unquantized"
-    }
+    engine = {name: layer_format(layer) for name, layer in {**linears(model), **experts(model)}.items()}
+    actual = {name: how for name, how in engine.items() if how != "unquantized"}
     wrong = [
         f"{name}: the plan says {planned.get(name, 'unquantized')}, the engine has {actual.get(name, 'unquantized')}"
         for name in planned.keys() | actual.keys()
@@ -174,5 +173,5 @@ def read_back_int8(layer: LinearBase) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(data.tobytes()).hexdigest()

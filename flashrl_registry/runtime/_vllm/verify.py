@@ -124,7 +124,8 @@ def _resident(layer: LinearBase) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = layer.weight.data
         if weight.shape[0] == layer.input_size_per_partition != weight.shape[1] or not weight.is_contiguous():
             weight = weight.t()  # kernels take (I, O)
-        return weight.contiguous(), layer.weight_scale.data
+        scale = layer.weight_scale.data
+        return weight.contiguous(), scale if scale.dim() else scale.reshape(1)
     return read_back(layer).to(getattr(layer, "params_dtype", torch.bfloat16)), None
 
 

@@ -66,5 +66,6 @@ class FolderTransferEngine(WeightTransferEngine):
 
 
 def register() -> None:
-    """Make the backend ``folder`` known in this process."""
-    WeightTransferEngineFactory.register_engine("folder", FolderTransferEngine)
+    """Make the backend ``folder`` known in this process, once."""
+    if "folder" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("folder", FolderTransferEngine)

@@ -26,7 +26,8 @@ Result = dict[str, Any]
 def engine(model: str, **kwargs: Any) -> vllm.LLM:
     has_tokenizer = (Path(model) / "tokenizer.json").exists()
     if torch.cuda.is_available():
-        kwargs.setdefault("gpu_memory_utilization", 0.2)
+        # A fixed size skips the measuring of free memory, which other engines on the same GPU would disturb.
+        kwargs = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 1 << 28, **kwargs}
     return vllm.LLM(
         model=model,
         skip_tokenizer_init=not has_tokenizer,
@@ -141,8 +142,7 @@ def transfer_arguments(routes: list[str]) -> dict[str, Any]:
     import folder_transfer
     from vllm.config import WeightTransferConfig
 
-    if "folder" not in folder_transfer.WeightTransferEngineFactory._registry:
-        folder_transfer.register()
+    folder_transfer.register()
     return {"weight_transfer_config": WeightTransferConfig(backend="folder")}
 
 

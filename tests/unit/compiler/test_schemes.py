@@ -241,3 +241,9 @@ def test_a_float32_head_is_refused_where_vllm_ignores_it() -> None:
         lower(plan, GPU)
     newer = Environment(vllm="0.27.1", device="cuda")
     assert lower(plan, newer).engine.head_dtype == "float32"
+
+
+def test_experts_do_not_take_one_scale_per_tensor() -> None:
+    inventory = model(layers=1, **{f"model.layers.0.block.experts.{e}.up_proj.weight": (256, 256) for e in range(2)})
+    found = codes(inventory, rule("all", "fp8_tensor", "*_proj"), REST)
+    assert found == [("cannot-quantize", f"model.layers.0.block.experts.{e}.up_proj.weight") for e in range(2)]
