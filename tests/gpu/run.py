@@ -140,10 +140,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     sections = ("schemes", "experts", "graphs", "faults", "sleep", "staged")
     parser.add_argument("sections", nargs="*", default=[], help=" ".join(sections))
+    parser.add_argument("--match", default="", help="only scenarios whose label holds this, of several with commas")
+    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="scenarios side by side")
     parser.add_argument("--table", type=Path, help="write the checks as JSON")
     given = parser.parse_args()
     wanted = given.sections or list(sections)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         work = Path(folder)
         models = {
             name: [str(tiny.write(work / f"{name}{seed}", seed, wide=True, **kind)) for seed in (1, 2)]
@@ -168,6 +170,8 @@ def main() -> int:
                 (routes, f"graphs experts {scheme}", scheme, True, {"moe": models["moe"]})
                 for scheme in ("fp8_channel", "int8")
             ]
+        parts = given.match.split(",")
+        jobs = [job for job in jobs if any(part in job[1] for part in parts)]
         futures = [
             pool.submit(lambda job: list(job[0](work, job[1], job[2], graphs=job[3], **job[4])), job) for job in jobs
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat, engine_args
+from flashrl_registry.runtime._vllm import compat, engine_args, replies
 from flashrl_registry.runtime.settings import settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -26,6 +26,7 @@ def install() -> None:
     log.configure(settings)
     compat.check_version()
     _register_loader()
+    replies.keep_in_step()
     log.logger.debug("plugin installed, %s=%s", "FLASHRL_CONFIG", settings.config)
 
 
@@ -68,6 +69,7 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
         applied = engine_args.apply_plan(args, settings_from_env(os.environ), os.environ)
         config = original(args, *rest, **kwargs)
         engine_args.confirm(config, applied)
+        replies.keep_in_step()  # an executor in this process: its module was imported just now
     finally:
         for name, value in before.items():
             setattr(args, name, value)

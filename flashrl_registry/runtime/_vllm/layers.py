@@ -44,7 +44,8 @@ def layer_format(layer: nn.Module) -> str:
         return "int8" if name == "CompressedTensorsW8A8Int8" else name
     name = type(method).__name__
     if name == "CompressedTensorsW8A8Fp8MoEMethod":
-        return f"fp8_{method.weight_quant.strategy.value}"  # type: ignore[union-attr]
+        strategy = method.weight_quant.strategy  # type: ignore[union-attr]
+        return f"fp8_{getattr(strategy, 'value', strategy)}"
     return _METHODS.get(name, name)
 
 
