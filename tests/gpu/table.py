@@ -11,11 +11,13 @@ from run import ROUTES, SCHEMES
 
 HEAD = """# What was run on a GPU
 
-Made by `tests/gpu/table.py` from a run of `tests/gpu/run.py` on one {device} ({versions}, {date}). Nothing here runs in
-CI; anyone with a Hopper GPU can run it. A cell says how many of the {routes} ways of updating left the engine bit-equal
-to a fresh one, tokens and resident bytes, there and back; with how many checkpoint tensors were then proven to be what
-the plan made of what was sent. vLLM quantizes `fp8` itself, and `fp8_tensor` again where it fuses layers, so those
-tensors have no bytes of ours to be compared with; their equality to a fresh engine still holds.
+Made by `tests/gpu/table.py` from a run of `tests/gpu/run.py` on one {device}
+({versions}, {date}).
+
+Nothing here runs in CI; anyone with a Hopper GPU can run it. A cell says how many of the {routes} ways of updating left
+the engine bit-equal to a fresh one, tokens and resident bytes, there and back; and how many checkpoint tensors were then
+proven to be what the plan made of what was sent. vLLM quantizes `fp8` itself, and `fp8_tensor` again where it fuses
+layers, so those tensors have no bytes of ours to be compared with; their equality to a fresh engine still holds.
 
 """
 
@@ -33,11 +35,13 @@ def main() -> None:
         cells = [cell(checks, label.format(mode)) for label in columns.values()]
         print(f"| {mode} | " + " | ".join(cells) + " |")
     rest = [c for name, c in checks.items() if name.startswith(("faults", "sleep", "staged"))]
-    groups = (("faults", "injected faults: refused to generate, then healed bit-equal"),
-              ("sleep", "sleep level 2: refused to generate until an update, then equal to a fresh engine"),
-              ("staged", "staged plan: the old weights serve while an update is on its way and after it failed"))  # fmt: skip
+    groups = {
+        "faults": "injected faults: refused to generate, then healed bit-equal",
+        "sleep": "sleep level 2: refused to generate until an update, then equal to a fresh engine",
+        "staged": "staged plan: the old weights serve while an update is on its way and after it failed",
+    }
     print("\n| what else | passed |\n|---|---|")
-    for prefix, text in groups:
+    for prefix, text in groups.items():
         found = [c for c in rest if c["check"].startswith(prefix) and not c["check"].endswith(" ran")]
         print(f"| {text} | {sum(c['passed'] for c in found)} of {len(found)} |")
 
