@@ -5,6 +5,7 @@ from packaging.version import Version
 
 from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.compiler.engine_config import compressed_tensors_config, unquantized_linears
+from flashrl_registry.compiler.modules import shared_side
 from flashrl_registry.compiler.smoothing import smoothing_sources
 from flashrl_registry.documents import (
     EngineArguments,
@@ -97,13 +98,13 @@ def _reasons_against(plan: Plan, environment: Environment) -> list[tuple[str, st
 
 
 def _uneven_blocks(plan: Plan, size: int) -> list[tuple[str, str]]:
-    """Blocks that sharding would cut; which dimension is cut depends on the layer, so both must divide or match."""
+    """Blocks that sharding would cut."""
     if size == 1:
         return []
     wrong = [
         f"{family.names} {'x'.join(map(str, family.shape))}"
         for family in plan.tensors
-        if family.treatment == "fp8_block" and not any(side % (FP8_BLOCK * size) == 0 for side in family.shape)
+        if family.treatment == "fp8_block" and family.shape[shared_side(family.names)] % (FP8_BLOCK * size)
     ]
     if not wrong:
         return []

@@ -11,6 +11,8 @@ FUSED = {
 FUSED_OF = {shard: fused for fused, shards in FUSED.items() for shard in shards}
 
 _EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "position_embedding", "position_embeddings"}
+# Linears whose input columns the engine shares out among workers; of all others it shares out the output rows.
+_ROW_PARALLEL = {"o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "c_proj", "fc2", "w2", "wo"}
 _HEADS = {"lm_head", "embed_out", "score"}
 # A router picks experts from small logits; vLLM keeps it unquantized.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -25,6 +27,11 @@ def is_linear_weight(spec: TensorSpec) -> bool:
     """A matrix that a matmul uses: not an embedding, a head, a router, a norm or a bias."""
     leaf = module_of(spec.name).rpartition(".")[2]
     return spec.name.endswith(".weight") and len(spec.shape) == 2 and leaf not in _EMBEDDINGS | _HEADS | _ROUTERS
+
+
+def shared_side(tensor: str) -> int:
+    """The dimension of a linear weight that tensor parallelism shares out: 0 output rows, 1 input columns."""
+    return 1 if module_of(tensor).rpartition(".")[2] in _ROW_PARALLEL else 0
 
 
 def is_embedding_weight(spec: TensorSpec) -> bool:

@@ -14,10 +14,10 @@ HEAD = """# What was run on a GPU
 Made by `tests/gpu/table.py` from a run of `tests/gpu/run.py` on one {device}
 ({versions}, {date}).
 
-Nothing here runs in CI; anyone with a Hopper GPU can run it. A cell says how many of the {routes} ways of updating left
-the engine bit-equal to a fresh one, tokens and resident bytes, there and back; and how many checkpoint tensors were then
-proven to be what the plan made of what was sent. vLLM quantizes `fp8` itself, and `fp8_tensor` again where it fuses
-layers, so those tensors have no bytes of ours to be compared with; their equality to a fresh engine still holds.
+Nothing here runs in CI; anyone with a Hopper GPU can run it. A cell says how many of {routes} ways of updating left
+the engine bit-equal to a fresh one, tokens and resident bytes, there and back; and how many checkpoint tensors were
+then proven to be what the plan made of what was sent. vLLM quantizes `fp8` itself, and `fp8_tensor` again where it
+fuses layers, so those tensors have no bytes of ours to be compared with; their equality to a fresh engine still holds.
 
 """
 

@@ -229,8 +229,11 @@ def test_sharding_may_not_cut_a_block() -> None:
     plan = compile_plan(preset_rules("fp8_block", model()), model()).plan
     two = GPU.model_copy(update={"tensor_parallel_size": 2})
     assert isinstance(lower(plan, two).tensors[1].op, QuantizeFp8)
-    with pytest.raises(ResolutionError, match="cuts blocks of 128"):
-        lower(plan, GPU.model_copy(update={"tensor_parallel_size": 8}))
+    with pytest.raises(ResolutionError, match="cuts blocks of 128") as caught:
+        lower(plan, GPU.model_copy(update={"tensor_parallel_size": 4}))
+    [decision] = caught.value.decisions
+    assert "self_attn.q_proj" in decision.reason, "256 rows among 4 workers"
+    assert "down_proj" not in decision.reason, "its 512 columns are shared out, not its 256 rows"
 
 
 def test_a_float32_head_is_refused_where_vllm_ignores_it() -> None:
