@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -24,7 +23,9 @@ COLUMNS = {
     "sampling/importance_sampling_ratio/mean": "mean",
     "sampling/importance_sampling_ratio/max": "max",
     "step_time": "step, s",
+    "update": "update, s",
 }
+DIGITS = {"step_time": 1, "update": 2, "sampling/importance_sampling_ratio/max": 2}
 UPDATE = re.compile(r"weight update (\d+): \d+ tensors, [\d.]+ MB, ([\d.]+) s")
 
 
@@ -48,22 +49,25 @@ def run(config: str | None, options: argparse.Namespace, folder: Path) -> tuple[
     return done.returncode, text
 
 
-def table(folder: Path) -> list[str]:
-    """One row per step, and the means without the first, which has vLLM's compilation in it."""
+def read(folder: Path) -> list[dict[str, float]]:
+    """What TRL logged per step, with the seconds of the weight update that the step began with."""
     steps = [row for row in json.loads((folder / "log_history.json").read_text()) if "reward" in row]
     updates = dict(UPDATE.findall((folder / "flashrl.log").read_text()))
-    lines = [f"| step | {' | '.join(COLUMNS.values())} | update | s |", "|---:" * (len(COLUMNS) + 3) + "|"]
-    for number, step in enumerate(steps, 1):
-        seconds = updates.get(str(number))
-        lines.append(row(str(number), step, str(number) if seconds else "none", seconds or ""))
-    means = {key: sum(step[key] for step in steps[1:]) / max(1, len(steps) - 1) for key in COLUMNS}
-    mean_update = sum(float(updates[str(n)]) for n in range(2, len(steps) + 1)) / max(1, len(steps) - 1)
-    return [*lines, row("mean 2-", means, "", f"{mean_update:.3f}")]
+    return [{**step, "update": float(updates[str(number)])} for number, step in enumerate(steps, 1)]
 
 
-def row(label: str, values: dict[str, Any], update: str, seconds: str) -> str:
-    cells = [f"{values[key]:.4f}" if key != "step_time" else f"{values[key]:.1f}" for key in COLUMNS]
-    return f"| {label} | {' | '.join(cells)} | {update} | {seconds} |"
+def table(runs: list[list[dict[str, float]]]) -> list[str]:
+    """One row per step, all runs in each cell; the mean leaves out the first step, which has vLLM's warm-up in it."""
+    lines = [f"| step | {' | '.join(COLUMNS.values())} |", "|---:" * (len(COLUMNS) + 1) + "|"]
+    for number, steps in enumerate(zip(*runs, strict=True), 1):
+        lines.append(table_row(str(number), list(steps)))
+    means = [{key: sum(step[key] for step in steps[1:]) / max(1, len(steps) - 1) for key in COLUMNS} for steps in runs]
+    return [*lines, table_row("mean 2-", means)]
+
+
+def table_row(label: str, values: list[dict[str, float]]) -> str:
+    cells = [" · ".join(f"{value[key]:.{DIGITS.get(key, 3)}f}" for value in values) for key in COLUMNS]
+    return f"| {label} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -78,19 +82,21 @@ def main() -> None:
     status, text = run(None, options, options.output / "unset")
     errors = [line for line in text.splitlines() if re.search(r"\w+(Error|Exception): ", line)]
     print(f"\n### FLASHRL_CONFIG unset\n\nexit status {status}\n\n    {errors[-1] if errors else 'no error'}")
-    failed = []
+    runs = {}
     for index, config in enumerate(options.configs):
         folder = options.output / f"{index}-{re.sub(r'[^a-z0-9]+', '-', config.lower()).strip('-')}"
         status, text = run(config, options, folder)
         print(f"\n### FLASHRL_CONFIG={config}\n")
         if status:
-            failed.append(config)
             print(f"exit status {status}; see {folder / 'output.txt'}")
             continue
-        print("\n".join(table(folder)))
-        print("\n" + "\n".join(f"    {line}" for line in text[text.index("plan   ") :].splitlines()[:6]))
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+        runs[config] = read(folder)
+        print("\n".join(f"    {line}" for line in text[text.index("plan   ") :].splitlines()[:6]))
+    if runs:
+        print(f"\n### Each cell: {' · '.join(runs)}\n")
+        print("\n".join(table(list(runs.values()))))
+    if failed := set(options.configs) - set(runs):
+        raise SystemExit(f"failed: {', '.join(sorted(failed))}")
 
 
 if __name__ == "__main__":
