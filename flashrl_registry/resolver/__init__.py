@@ -1,6 +1,16 @@
 """Resolver: a reference and an environment to a ResolvedPlan, with a trace of every decision."""
 
+from flashrl_registry.resolver.members import OpenHybrid, open_hybrid, pin_reference
 from flashrl_registry.resolver.payload import Payload, make_payload, open_payload
 from flashrl_registry.resolver.resolve import Resolution, resolve
 
-__all__ = ["Payload", "Resolution", "make_payload", "open_payload", "resolve"]
+__all__ = [
+    "OpenHybrid",
+    "Payload",
+    "Resolution",
+    "make_payload",
+    "open_hybrid",
+    "open_payload",
+    "pin_reference",
+    "resolve",
+]

@@ -28,6 +28,9 @@ class Payload:
         gate: File by which workers tell the front end whether they serve.
         inner_load_format: The ``load_format`` that the program asked for.
         inner_extra_config: Its ``model_loader_extra_config``.
+        member: Name in a hybrid; empty for a plan of its own.
+        replicas: Data-parallel ranks that run it; empty for all of them.
+        numbered: The engine's configuration carries the rank, so a worker can compare.
     """
 
     source: str
@@ -38,6 +41,9 @@ class Payload:
     gate: str
     inner_load_format: str
     inner_extra_config: dict[str, Any]
+    member: str = ""
+    replicas: tuple[int, ...] = ()
+    numbered: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For ``model_loader_extra_config``."""
@@ -45,9 +51,16 @@ class Payload:
 
 
 def make_payload(
-    resolution: Resolution, gate: Path, inner_load_format: str, inner_extra_config: dict[str, Any]
+    resolution: Resolution,
+    gate: Path,
+    inner_load_format: str,
+    inner_extra_config: dict[str, Any],
+    *,
+    member: str = "",
+    replicas: tuple[int, ...] = (),
+    numbered: bool = False,
 ) -> Payload:
-    """Pack a resolution."""
+    """Pack a resolution; arguments as the attributes of :class:`Payload`."""
     assert resolution.resolved.digest is not None
     return Payload(
         source=resolution.resolved.source,
@@ -58,6 +71,9 @@ def make_payload(
         gate=str(gate),
         inner_load_format=inner_load_format,
         inner_extra_config=inner_extra_config,
+        member=member,
+        replicas=replicas,
+        numbered=numbered,
     )
 
 

@@ -40,6 +40,11 @@ def _remove(path: Path, owner: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def open_gate(path: Path) -> "Gate | None":
+    """The file, where this process can reach it; a worker on another machine cannot."""
+    return Gate(path) if path.exists() else None
+
+
 class Gate:
     """The file, mapped.
 

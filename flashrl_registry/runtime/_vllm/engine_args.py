@@ -1,22 +1,24 @@
 """A plan into EngineArgs, and proof that the VllmConfig made from them carries it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
-from flashrl_registry.registry import LocalStore, PresetRef, parse_ref
+from flashrl_registry.registry import LocalStore, PresetRef
 from flashrl_registry.registry.local import default_registry_root
 from flashrl_registry.resolver import Resolution, make_payload, resolve
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime._vllm.locate import read_model
+from flashrl_registry.runtime._vllm.members import Member
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.settings import Settings
 
 PAYLOAD_KEY = "flashrl"
+_GATE = "FLASHRL_GATE"
 PLUGIN_NAME = "flashrl_registry"
 FIELDS = (
     "load_format", "model_loader_extra_config", "hf_overrides", "logprobs_mode", "quantization",
@@ -29,39 +31,43 @@ _BYPASSING_FORMATS = {"sharded_state", "runai_streamer_sharded", "ipc_cache", "t
 _BYPASSING_TRANSFERS = {"sparse_nccl", "nccl_m2n", "sharded_rdt", "modelexpress"}
 
 
-def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Resolution | None:
+def apply_plan(
+    args: Any, settings: Settings, environ: Mapping[str, str], member: Member, gate: Path
+) -> Resolution | None:
     """Resolve the plan and set the engine arguments that it needs.
 
     Args:
         args: ``vllm.EngineArgs``; modified.
         settings: The environment's settings.
         environ: For the registry's place.
+        member: The plan.
+        gate: From :func:`gate_for`.
 
     Returns:
-        The resolution; None when the plan is off or needs no loader.
+        The resolution; None when the plan needs no loader.
 
     Raises:
         FlashRLError: The plan cannot run with these arguments. The engine does not start.
     """
-    if settings.config is None:
-        return None
     _check_plugins(environ)
     _check_arguments(args)
-    ref = parse_ref(settings.config)
+    ref = member.ref
     store = LocalStore(default_registry_root(environ))
     inventory = read_model(args)
-    if inventory is None and isinstance(ref, PresetRef) and ref.scheme == "bf16":
+    if inventory is None and isinstance(ref, PresetRef) and ref.scheme == "bf16" and not member.name:
         # Nothing is quantized, so nothing needs the names: any model that vLLM serves, in any file format.
         args.logprobs_mode = "processed_logprobs"
         _merge_overrides(args, None, lm_head_fp32=settings.lm_head_fp32)
         logger.info("FLASHRL_CONFIG=bf16: logprobs are those of the sampling distribution; weights are not watched")
         return None
     resolution = resolve(ref, inventory, compat.probe_environment(args.tensor_parallel_size), store)
+    member.check(resolution)
     engine = resolution.resolved.engine
-    inner_extra = dict(args.model_loader_extra_config or {})
-    args.model_loader_extra_config = {
-        PAYLOAD_KEY: make_payload(resolution, create_gate(), args.load_format, inner_extra).as_dict()
-    }
+    payload = make_payload(
+        resolution, gate, args.load_format, dict(args.model_loader_extra_config or {}),
+        member=member.name, replicas=member.replicas, numbered=member.numbered,
+    )  # fmt: skip
+    args.model_loader_extra_config = {PAYLOAD_KEY: payload.as_dict()}
     args.load_format = "flashrl"
     args.logprobs_mode = engine.logprobs_mode
     _merge_overrides(
@@ -72,13 +78,32 @@ def apply_plan(args: Any, settings: Settings, environ: Mapping[str, str]) -> Res
     logger.info(
         "plan %s (%s) for %s: %s",
         resolution.plan.digest,
-        settings.config,
+        f"{settings.config}, member '{member.name}'" if member.name else settings.config,
         resolution.plan.base_model.name,
         ", ".join(f"{count} {how}" for how, count in sorted(resolution.plan.count_by_treatment().items())),
     )
     if settings.test_reload:
         logger.warning("FLASHRL_TEST_RELOAD is not honoured by this release; reload with collective_rpc")
     return resolution
+
+
+def gate_for(args: Any, environ: MutableMapping[str, str]) -> Path:
+    """The file by which workers tell front ends whether they serve; one for all HTTP servers of an engine.
+
+    ``vllm serve`` with several API servers makes the configuration once in the process that starts the engines and
+    again in every server; only the first is what the workers get.
+
+    Args:
+        args: ``vllm.EngineArgs``.
+        environ: This process's environment, which its children inherit.
+    """
+    if getattr(args, "_api_process_count", 1) == 1:
+        return create_gate()
+    if args._api_process_rank >= 0 and (given := environ.get(_GATE)):
+        return Path(given)
+    gate = create_gate()
+    environ[_GATE] = str(gate)
+    return gate
 
 
 def _check_plugins(environ: Mapping[str, str]) -> None:

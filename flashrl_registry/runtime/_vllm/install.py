@@ -3,13 +3,14 @@
 Called several times per process; each step is done once.
 """
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat, engine_args, replies
+from flashrl_registry.runtime._vllm import compat, engine_args, members, replies
 from flashrl_registry.runtime.settings import settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -64,13 +65,27 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
     """
     install()
     compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
-    before = {name: getattr(args, name) for name in engine_args.FIELDS}
-    try:
-        applied = engine_args.apply_plan(args, settings_from_env(os.environ), os.environ)
-        config = original(args, *rest, **kwargs)
-        engine_args.confirm(config, applied)
-        replies.keep_in_step()  # an executor in this process: its module was imported just now
-    finally:
-        for name, value in before.items():
-            setattr(args, name, value)
+    settings = settings_from_env(os.environ)
+    assert settings.config is not None  # the plugin asked
+    found = members.find_members(settings.config, args, os.environ)
+    gate = engine_args.gate_for(args, os.environ)
+    untouched = copy.copy(args)
+
+    def planned(some_args: Any, member: members.Member) -> Any:
+        before = {name: getattr(some_args, name) for name in engine_args.FIELDS}
+        try:
+            applied = engine_args.apply_plan(some_args, settings, os.environ, member, gate)
+            config = original(some_args, *rest, **kwargs)
+            engine_args.confirm(config, applied)
+        finally:
+            for name, value in before.items():
+                setattr(some_args, name, value)
+        return config
+
+    config = planned(args, found[0])
+    members.check_independent(config, found)
+    replies.keep_in_step()  # an executor in this process: its module was imported just now
+    if others := found[1:]:
+        configs = [(member, planned(copy.copy(untouched), member)) for member in others]
+        members.hand_out(config, {rank: other for member, other in configs for rank in member.replicas})
     return config

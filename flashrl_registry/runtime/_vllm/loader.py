@@ -15,9 +15,10 @@ from flashrl_registry.resolver import open_payload
 from flashrl_registry.runtime._vllm import compat, rpc
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.layers import check_formats
+from flashrl_registry.runtime._vllm.members import check_replica
 from flashrl_registry.runtime._vllm.update import WholeUpdate
 from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
-from flashrl_registry.runtime.gate import Gate
+from flashrl_registry.runtime.gate import open_gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.transform import load_vectors
 
@@ -43,7 +44,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
             model_loader_extra_config=payload["inner_extra_config"],
         )
         self.inner = get_model_loader(inner)
-        self.gate = payload["gate"]
+        self.payload = payload
         self.resolved, self.sidecar = open_payload(payload, compat.probe_environment())
 
     def download_model(self, model_config: ModelConfig) -> None:
@@ -65,6 +66,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
+        check_replica(self.payload, vllm_config)
         compat.keep_onednn_scales_alive()
         compat.repack_cpu_experts()
         compat.guard_workers(rpc.Hooks(), rpc.METHODS)
@@ -72,7 +74,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         planned = planned_weights(model)
         if planned is None:
             raise PluginNotActiveError("the model was loaded without the plan")
-        planned.attach(vllm_config, Gate(Path(self.gate)))
+        planned.attach(vllm_config, open_gate(Path(self.payload["gate"])))
         counts = check_formats(model, self.resolved)
         logger.info(
             "plan %s runs in this worker: %s",

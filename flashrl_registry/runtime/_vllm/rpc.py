@@ -4,8 +4,11 @@ import os
 from typing import Any
 
 from torch import nn
+from vllm.distributed import get_tensor_model_parallel_rank
 
+from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.layers import count_formats, resident_digests
+from flashrl_registry.runtime._vllm.members import replica_of
 from flashrl_registry.runtime._vllm.update import WholeUpdate
 from flashrl_registry.runtime._vllm.verify import verify_resident
 from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
@@ -46,12 +49,19 @@ def _planned(worker: Any, method: str) -> PlannedWeights:
     return planned
 
 
+def _place(worker: Any) -> dict[str, Any]:
+    """Which worker answers: rank within its replica, replica, and the replica's member of a hybrid."""
+    payload = worker.vllm_config.load_config.model_loader_extra_config[PAYLOAD_KEY]
+    replica = replica_of(payload, worker.vllm_config)
+    return {"rank": int(worker.rank), "replica": replica, "member": payload["member"]}
+
+
 def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
     """RPC: what this worker runs; see :func:`flashrl_registry.runtime.status.status`."""
     planned = _planned(worker, "flashrl_status")
     model = worker.model_runner.get_model()
     report: dict[str, Any] = {
-        "rank": int(worker.rank),
+        **_place(worker),
         "pid": os.getpid(),
         "source": planned.resolved.source,
         "plan_digest": planned.resolved.plan_digest,
@@ -89,8 +99,9 @@ def flashrl_verify(worker: Any, *, layers: int | None = None) -> dict[str, Any]:
     """RPC: compare what is resident with what the plan made of what was sent."""
     planned = _planned(worker, "flashrl_verify")
     planned.check_servable()
-    report = verify_resident(worker.model_runner.get_model(), planned.resolved, planned.sent, int(worker.rank), layers)
-    return {"rank": int(worker.rank), "weight_version": planned.state.weight_version, **report}
+    shard = get_tensor_model_parallel_rank()  # not the worker's rank: pipelines and launchers number across
+    report = verify_resident(worker.model_runner.get_model(), planned.resolved, planned.sent, shard, layers)
+    return {**_place(worker), "weight_version": planned.state.weight_version, **report}
 
 
 METHODS = {

@@ -42,6 +42,7 @@ class Update:
         num_bytes: Bytes received.
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
+        last: The tensor that was looked at last.
     """
 
     missing: set[str]
@@ -54,6 +55,7 @@ class Update:
     num_bytes: int = 0
     busy_seconds: float = 0.0
     tied_head: torch.Tensor | None = None
+    last: str | None = None
 
     def check_complete(self, what: str, tensors: Mapping[str, ResolvedTensor]) -> None:
         """Every tensor has arrived; of a partial update, every tensor of the layers that it touches.

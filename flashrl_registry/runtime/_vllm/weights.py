@@ -2,8 +2,9 @@
 
 An update begins with the first tensor after the last update ended, takes each expected tensor once, and ends when
 the last one has arrived. Senders need no end mark and may send one tensor per call, in any order. A call that
-begins with a tensor that the open update already has means that the sender started over, and so does this. A sender
-that knows its end may say so (``begin_update``, ``finish_update``), and then may send some layers only.
+begins with a tensor that the open update already has means that the sender started over, and so does this; after a
+refused update a tensor that began one before may say so, too (``passes.py``). A sender that knows its end may tell it
+(``begin_update``, ``finish_update``), and then may send some layers only.
 
 Names, shapes, dtypes and finiteness are checked before a tensor is handed to its layer. Any fault ends the update as
 a whole and puts the engine's tensors back in place. What follows depends on the plan: a *quarantined* engine, whose
@@ -36,6 +37,7 @@ from flashrl_registry.runtime._vllm.update import (
 from flashrl_registry.runtime.arrivals import unfused
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate
 from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.passes import Passes
 from flashrl_registry.runtime.pruning import Pruning
 from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
@@ -69,6 +71,7 @@ class PlannedWeights:
         self.sent = Sent(resolved.environment.tensor_parallel_size)
         self._staging = resolved.update_mode == "staged"
         self._telemetry = Telemetry()
+        self._passes = Passes()
         self._vectors = {"cpu": vectors}
         self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
@@ -81,10 +84,11 @@ class PlannedWeights:
         object.__setattr__(self.model, "load_weights", self.load_weights)
         object.__setattr__(self.model, _ATTRIBUTE, self)
 
-    def attach(self, vllm_config: Any, gate: Gate) -> None:
+    def attach(self, vllm_config: Any, gate: Gate | None) -> None:
         """The model is complete: from now on a call is an update, and the front end watches ``gate``."""
         parallel = vllm_config.parallel_config
-        self._rank = parallel.data_parallel_rank * parallel.world_size + parallel.rank
+        # vLLM resets data_parallel_rank in replicas that are independent of each other; the index stays.
+        self._rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._gate = gate
         self._vllm_config = vllm_config
         compat.remember_emptied(self.model)
@@ -275,6 +279,9 @@ class PlannedWeights:
             raise refused(name, "the plan does not decide this tensor")
         if name not in update.missing:
             raise refused(name, "sent twice in one update")
+        if update.ours and not update.announced and len(update.missing) == len(self.tensors):
+            self._passes.begins(name)
+        update.last = name
         if (reason := fault(tensor, value)) is not None:
             raise refused(name, reason)
         update.missing.discard(name)
@@ -316,6 +323,7 @@ class PlannedWeights:
             self._abort(exc)
             raise
         self.update = None
+        self._passes.completed()
         self.sent.commit()
         version = self.state.weight_version + 1
         ended = time.perf_counter()
@@ -340,9 +348,11 @@ class PlannedWeights:
         if self.update is not None and self.update.staged is None:
             compat.abort_reload(self.model)
         self.update = None
+        self._passes.disturbed()
 
     def _abort(self, exc: BaseException) -> None:
         staged = self.update is not None and self.update.staged is not None
+        self._passes.disturbed(None if self.update is None else self.update.last)
         self.update = None
         self.state.last_failure = str(exc) or type(exc).__name__
         if staged:
@@ -386,15 +396,19 @@ class PlannedWeights:
         return None
 
     def _starting_over(self, weights: NamedTensors) -> NamedTensors:
-        """Drop a half-done update when a call begins with a tensor that it already has."""
+        """Drop a half-done update when a call begins with a tensor that begins a pass, or that it already has."""
         update = self.update
         assert update is not None
         iterator = iter(weights)
         for name, value in iterator:
             first = next(unfused(name, value, self.tensors))[0]
-            known = update.tied_head is not None if self._is_tied_copy(first) else first in self.tensors
-            if known and first not in update.missing:
-                logger.warning("%s arrives again: the sender started over; the half-done update is dropped", name)
+            missing = update.missing
+            if self._is_tied_copy(first):
+                missing = set() if update.tied_head is not None else {first}
+            elif first not in self.tensors:
+                missing = {first}  # refused in its place
+            if self._passes.starts_over(first, missing):
+                logger.warning("%s begins a pass: the sender started over; the half-done update is dropped", name)
                 self._drop_half_done()
             return itertools.chain([(name, value)], iterator)
         return ()

@@ -1,0 +1,122 @@
+"""A hybrid document to the plan of each replica.
+
+Every replica of a job reads the same document and finds its own member by its data-parallel rank, so nobody hands
+plans out. A member that pins a digest runs that plan or nothing.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flashrl_registry.documents import Hybrid, HybridMember, canonical_scheme, claimed_kind, read_document
+from flashrl_registry.documents.io import read_text
+from flashrl_registry.errors import IntegrityError, NotFoundError
+from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanRef, PresetRef, open_bundle, parse_ref
+
+HYBRID_YAML = "hybrid.yaml"
+
+
+@dataclass(frozen=True)
+class OpenHybrid:
+    """A hybrid document and where it lies.
+
+    Attributes:
+        hybrid: The document.
+        file: Its file; the members' paths are relative to the folder of it.
+    """
+
+    hybrid: Hybrid
+    file: Path
+
+    def ref_for(self, member: HybridMember) -> PlanRef:
+        """The member's plan as a reference, with its digest where it pins one.
+
+        Raises:
+            IntegrityError: The member pins two different digests.
+            InvalidRefError: Its plan is not a reference.
+        """
+        if member.is_path:
+            return PathRef(self.file.parent / member.plan, member.digest)
+        ref = parse_ref(member.plan)
+        if isinstance(ref, PresetRef) or member.digest is None:
+            return ref
+        if ref.digest not in {None, member.digest}:
+            raise IntegrityError(
+                f"{self.file}: member '{member.name}' pins two digests: {ref.digest} and {member.digest}",
+                hint="keep the one in 'digest'",
+            )
+        return replace(ref, digest=member.digest)
+
+
+def open_hybrid(ref: PlanRef) -> OpenHybrid | None:
+    """Read a hybrid document.
+
+    Args:
+        ref: A parsed reference: the path of a document, or of the folder that holds ``hybrid.yaml``.
+
+    Returns:
+        The hybrid; None where the reference names something else.
+
+    Raises:
+        DocumentError: It is malformed.
+        IntegrityError: It is not the one that the reference pins.
+    """
+    if not isinstance(ref, PathRef):
+        return None
+    file = ref.path / HYBRID_YAML if (ref.path / HYBRID_YAML).is_file() else ref.path
+    if not file.is_file() or claimed_kind(read_text(file)) != Hybrid.KIND:
+        return None
+    hybrid = read_document(file, Hybrid)
+    actual = hybrid.compute_digest()
+    if ref.digest not in {None, actual}:
+        raise IntegrityError(
+            f"{ref} is not the hybrid that the reference pins: expected {ref.digest}, actual {actual}",
+            context={"ref": str(ref), "expected": ref.digest, "actual": actual},
+        )
+    return OpenHybrid(hybrid, file)
+
+
+def pin_reference(ref: str, store: LocalStore) -> str:
+    """The same plan under a reference that no other plan can answer to.
+
+    Args:
+        ref: A path, a registry name, or a hybrid document.
+        store: The local registry.
+
+    Returns:
+        ``/absolute/path#sha256=...`` or ``namespace/name@version#sha256=...``; a scheme name as it is, for its plan
+        is compiled from each engine's own model.
+
+    Raises:
+        RegistryError: The plan is not there, its bytes differ from their digests, or a member of the hybrid pins no
+            digest.
+        DocumentError: It is malformed.
+    """
+    parsed = parse_ref(ref)
+    if isinstance(parsed, PresetRef):
+        return str(parsed)
+    if (opened := open_hybrid(parsed)) is not None:
+        return _pin_hybrid(opened, store)
+    if isinstance(parsed, NamedRef):
+        versions = store.versions(parsed.name)
+        parsed = replace(parsed, version=parsed.version or (versions[-1] if versions else None))
+    digest = open_bundle(parsed, store).plan.digest
+    assert digest is not None  # a bundle without one is not opened
+    place = parsed.path.resolve() if isinstance(parsed, PathRef) else parsed
+    return f"{place}#{_spelled(digest)}"
+
+
+def _pin_hybrid(opened: OpenHybrid, store: LocalStore) -> str:
+    for member in opened.hybrid.members:
+        if canonical_scheme(member.plan) is not None:
+            continue
+        digest = open_bundle(opened.ref_for(member), store).plan.digest
+        if member.digest is None:
+            raise NotFoundError(
+                f"{opened.file}: member '{member.name}' pins no digest, so its plan could change under the hybrid",
+                hint=f"add to the member: digest: {digest}",
+            )
+    return f"{opened.file.resolve()}#{_spelled(opened.hybrid.compute_digest())}"
+
+
+def _spelled(digest: str) -> str:
+    return digest.replace(":", "=")
