@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from flashrl_registry.profiling import profile_pair
     from flashrl_registry.registry import LocalStore, parse_ref
     from flashrl_registry.runtime.mismatch import mismatch
-    from flashrl_registry.runtime.status import status
-    from flashrl_registry.runtime.updates import updating, verify
+    from flashrl_registry.runtime.pinning import pin
+    from flashrl_registry.runtime.status import status, status_async
+    from flashrl_registry.runtime.updates import updating, updating_async, verify, verify_async
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,15 @@ _HOME = {
     "compile_plan": "compiler",
     "mismatch": "runtime.mismatch",
     "parse_ref": "registry",
+    "pin": "runtime.pinning",
     "preset_rules": "compiler",
     "profile_pair": "profiling",
     "status": "runtime.status",
+    "status_async": "runtime.status",
     "updating": "runtime.updates",
+    "updating_async": "runtime.updates",
     "verify": "runtime.updates",
+    "verify_async": "runtime.updates",
 }
 
 __all__ = [
@@ -46,11 +51,15 @@ __all__ = [
     "compile_plan",
     "mismatch",
     "parse_ref",
+    "pin",
     "preset_rules",
     "profile_pair",
     "status",
+    "status_async",
     "updating",
+    "updating_async",
     "verify",
+    "verify_async",
 ]
 
 

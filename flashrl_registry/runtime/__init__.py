@@ -9,21 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flashrl_registry.runtime.mismatch import Mismatch, mismatch
+    from flashrl_registry.runtime.pinning import pin
     from flashrl_registry.runtime.settings import Settings, settings_from_env
-    from flashrl_registry.runtime.status import status
-    from flashrl_registry.runtime.updates import updating, verify
+    from flashrl_registry.runtime.status import status, status_async
+    from flashrl_registry.runtime.updates import updating, updating_async, verify, verify_async
 
 _HOME = {
     "Mismatch": "mismatch",
     "Settings": "settings",
     "mismatch": "mismatch",
+    "pin": "pinning",
     "settings_from_env": "settings",
     "status": "status",
+    "status_async": "status",
     "updating": "updates",
+    "updating_async": "updates",
     "verify": "updates",
+    "verify_async": "updates",
 }
 
-__all__ = ["Mismatch", "Settings", "mismatch", "settings_from_env", "status", "updating", "verify"]
+__all__ = [
+    "Mismatch",
+    "Settings",
+    "mismatch",
+    "pin",
+    "settings_from_env",
+    "status",
+    "status_async",
+    "updating",
+    "updating_async",
+    "verify",
+    "verify_async",
+]
 
 
 def __getattr__(name: str) -> Any:

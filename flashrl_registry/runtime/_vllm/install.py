@@ -65,6 +65,7 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
     """
     install()
     compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
+    members.answer_for_every_replica()
     settings = settings_from_env(os.environ)
     assert settings.config is not None  # the plugin asked
     found = members.find_members(settings.config, args, os.environ)

@@ -5,6 +5,7 @@ makes them all and every engine core takes its own when it starts, by the rank t
 that the plan which reached it is its replica's.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +142,30 @@ def hand_out(config: Any, others: Mapping[int, Any]) -> None:
     if original is not run_engine_core:
         _originals["run_engine_core"] = original
         EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
+
+
+def answer_for_every_replica() -> None:
+    """Make ``AsyncLLM.collective_rpc`` return the answers of all replicas for our own methods.
+
+    vLLM calls them on every replica and returns what the first one answered; an HTTP server's ``/collective_rpc`` too.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    original = AsyncLLM.collective_rpc
+    if getattr(original, "flashrl_wrapped", False):
+        return
+
+    async def collective_rpc(self, method, timeout=None, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        core = self.engine_core
+        engines = getattr(core, "core_engines", ())
+        if not str(method).startswith("flashrl_") or len(engines) < 2:
+            return await original(self, method, timeout, args, kwargs)
+        call = ("collective_rpc", method, timeout, args, kwargs)
+        answers = await asyncio.gather(*(core._call_utility_async(*call, engine=engine) for engine in engines))
+        return [answer for workers in answers for answer in workers]
+
+    collective_rpc.flashrl_wrapped = True  # type: ignore[attr-defined]
+    AsyncLLM.collective_rpc = collective_rpc
 
 
 _originals: dict[str, Any] = {}

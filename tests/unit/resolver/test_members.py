@@ -1,0 +1,136 @@
+"""A hybrid gives each replica its own plan, and a pinned reference answers to one plan only."""
+
+from pathlib import Path
+
+import pytest
+
+from flashrl_registry.compiler import compile_plan, preset_rules
+from flashrl_registry.documents import Environment, Inventory, TensorSpec
+from flashrl_registry.errors import FlashRLError, IntegrityError, InvalidRefError, NotFoundError, SchemaError
+from flashrl_registry.registry import LocalStore, PathRef, PresetRef, parse_ref, read_bundle, write_bundle
+from flashrl_registry.resolver import open_hybrid, pin_reference, resolve
+
+CPU = Environment(vllm="0.32.0+cpu", device="cpu")
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def model() -> Inventory:
+    shapes = {"model.embed_tokens.weight": [32, 8], "model.norm.weight": [8], "lm_head.weight": [32, 8]}
+    shapes |= {f"model.layers.0.self_attn.{leaf}.weight": [8, 8] for leaf in NAMES}
+    specs = [TensorSpec(name=name, shape=shape, dtype="bfloat16") for name, shape in sorted(shapes.items())]
+    return Inventory(name="m", architecture="A", model_type="a", tied_embeddings=False, tensors=specs)
+
+
+def write_plan(folder: Path, scheme: str = "int8") -> str:
+    plan = compile_plan(preset_rules(scheme, model()), model()).plan
+    write_bundle(folder, plan)
+    digest = read_bundle(folder).plan.digest
+    assert digest is not None
+    return digest
+
+
+def write_hybrid(folder: Path, members: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "hybrid.yaml"
+    file.write_text(f"schema_version: flashrl.hybrid/v1\nmembers:\n{members}")
+    return file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "registry")
+
+
+@pytest.mark.parametrize("place", ["hybrid.yaml", "."])
+def test_each_replica_gets_the_plan_beside_the_hybrid_wherever_the_program_runs(tmp_path, store, place) -> None:
+    digest = write_plan(tmp_path / "job" / "eight")
+    write_hybrid(tmp_path / "job", "- {name: a, plan: ./eight, weight: 2}\n- {name: b, plan: bf16}\n")
+    opened = open_hybrid(parse_ref(str(tmp_path / "job" / place)))
+    assert opened is not None
+    refs = [opened.ref_for(member) for member in opened.hybrid.schedule(4)]
+    assert [type(ref) for ref in refs] == [PathRef, PathRef, PresetRef, PathRef]
+    assert resolve(refs[0], model(), CPU, store).plan.digest == digest
+    assert resolve(refs[2], model(), CPU, store).plan.count_by_treatment() == {"keep": 7}
+
+
+def test_a_plan_is_not_a_hybrid_and_a_scheme_neither(tmp_path) -> None:
+    write_plan(tmp_path / "plan")
+    for ref in (str(tmp_path / "plan"), str(tmp_path / "plan" / "plan.yaml"), "int8", "a/b@1.0.0"):
+        assert open_hybrid(parse_ref(ref)) is None
+
+
+def test_a_members_digest_is_the_only_plan_that_runs(tmp_path, store) -> None:
+    digest = write_plan(tmp_path / "job" / "eight")
+    file = write_hybrid(tmp_path / "job", f"- {{name: a, plan: ./eight, digest: '{digest}'}}\n")
+    opened = open_hybrid(parse_ref(str(file)))
+    assert opened is not None
+    ref = opened.ref_for(opened.hybrid.members[0])
+    assert resolve(ref, model(), CPU, store).plan.digest == digest
+    write_plan(tmp_path / "job" / "eight", "bf16")
+    with pytest.raises(IntegrityError, match=f"expected {digest}"):
+        resolve(ref, model(), CPU, store)
+
+
+def test_a_published_member_carries_its_digest_and_two_digests_must_agree(tmp_path, store) -> None:
+    digest = write_plan(tmp_path / "plan")
+    store.publish(read_bundle(tmp_path / "plan"), "me/eight", "1.0.0")
+    file = write_hybrid(tmp_path, f"- {{name: a, plan: me/eight, digest: '{digest}'}}\n")
+    opened = open_hybrid(parse_ref(str(file)))
+    assert opened is not None
+    assert opened.ref_for(opened.hybrid.members[0]).digest == digest  # type: ignore[union-attr]
+    other = f"- {{name: a, plan: 'me/eight@1.0.0#sha256={'0' * 64}', digest: '{digest}'}}\n"
+    opened = open_hybrid(parse_ref(str(write_hybrid(tmp_path, other))))
+    assert opened is not None
+    with pytest.raises(IntegrityError, match="two digests"):
+        opened.ref_for(opened.hybrid.members[0])
+
+
+def test_a_pinned_plan_answers_until_it_changes(tmp_path, store, monkeypatch) -> None:
+    write_plan(tmp_path / "plan")
+    monkeypatch.chdir(tmp_path)
+    pinned = pin_reference("./plan", store)
+    assert pinned.startswith(f"{(tmp_path / 'plan').resolve()}#sha256=")
+    assert pin_reference(pinned, store) == pinned
+    resolve(parse_ref(pinned), model(), CPU, store)
+    write_plan(tmp_path / "plan", "bf16")
+    with pytest.raises(IntegrityError, match="not the plan that the reference pins"):
+        resolve(parse_ref(pinned), model(), CPU, store)
+
+
+def test_a_pinned_name_keeps_its_version_when_a_newer_one_is_published(tmp_path, store) -> None:
+    first = write_plan(tmp_path / "plan")
+    store.publish(read_bundle(tmp_path / "plan"), "me/eight", "1.0.0")
+    pinned = pin_reference("me/eight", store)
+    assert pinned == f"me/eight@1.0.0#{first.replace(':', '=')}"
+    write_plan(tmp_path / "newer", "bf16")
+    store.publish(read_bundle(tmp_path / "newer"), "me/eight", "1.1.0")
+    assert resolve(parse_ref(pinned), model(), CPU, store).plan.digest == first
+
+
+def test_a_pinned_hybrid_pins_its_members(tmp_path, store) -> None:
+    digest = write_plan(tmp_path / "eight")
+    file = write_hybrid(tmp_path, "- {name: a, plan: ./eight}\n- {name: b, plan: bf16}\n")
+    with pytest.raises(NotFoundError, match="pins no digest") as raised:
+        pin_reference(str(file), store)
+    assert f"digest: {digest}" in (raised.value.hint or "")
+    members = f"- {{name: a, plan: ./eight, digest: '{digest}'}}\n- {{name: b, plan: bf16}}\n"
+    pinned = pin_reference(str(write_hybrid(tmp_path, members)), store)
+    assert open_hybrid(parse_ref(pinned)) is not None
+    write_hybrid(tmp_path, members.replace("name: b", "name: c"))
+    with pytest.raises(IntegrityError, match="not the hybrid that the reference pins"):
+        open_hybrid(parse_ref(pinned))
+
+
+def test_a_scheme_name_has_nothing_to_pin_and_nonsense_is_refused(store) -> None:
+    assert pin_reference("int8", store) == "int8"
+    with pytest.raises(InvalidRefError):
+        pin_reference("nothing at all", store)
+    with pytest.raises(NotFoundError):
+        pin_reference("me/nothing", store)
+
+
+def test_a_malformed_hybrid_is_refused_with_its_place(tmp_path) -> None:
+    file = write_hybrid(tmp_path, "- {name: a, plan: bf16, wieght: 2}\n")
+    with pytest.raises(SchemaError, match=r"hybrid\.yaml:3:") as raised:
+        open_hybrid(parse_ref(str(file)))
+    assert isinstance(raised.value, FlashRLError)
