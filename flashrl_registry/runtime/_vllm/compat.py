@@ -321,7 +321,7 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    sync_original, async_original = LLMEngine.add_request, AsyncLLM.add_request
+    sync_original, async_original, generate_original = LLMEngine.add_request, AsyncLLM.add_request, AsyncLLM.generate
     if getattr(sync_original, "flashrl_wrapped", False):
         return
 
@@ -336,6 +336,12 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
             accepted(self.vllm_config)
         return await async_original(self, *args, **kwargs)
 
+    def generate(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        # What is raised further in reaches the program as an EngineGenerateError without a text.
+        check(self.vllm_config)
+        return generate_original(self, *args, **kwargs)
+
     add_request.flashrl_wrapped = True  # type: ignore[attr-defined]
     LLMEngine.add_request = add_request
     AsyncLLM.add_request = add_request_async
+    AsyncLLM.generate = generate
