@@ -126,7 +126,19 @@ def import_source(source: str, model: str | Path, output: Path, options: ImportO
     """
     options = options or ImportOptions()
     found = detect(locate(source, fetch=options.fetch), options.kind)
-    inventory = read_inventory(str(model), options.name)
+    return import_for(found, read_inventory(str(model), options.name), output, options)
+
+
+def import_for(found: Source, inventory: Inventory, output: Path, options: ImportOptions | None = None) -> Imported:
+    """Make plans of another tool's file for a model whose headers have been read; see :func:`import_source`.
+
+    Args:
+        found: As :func:`~flashrl_registry.interop.detect.detect` returned it.
+        inventory: The bf16 checkpoint.
+        output: Folder to write.
+        options: See :class:`ImportOptions`.
+    """
+    options = options or ImportOptions()
     with tempfile.TemporaryDirectory() as scratch:
         job = _Import(found, inventory, options, Path(scratch))
         hybrid = None

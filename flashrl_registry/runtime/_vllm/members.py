@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashrl_registry.errors import IntegrityError, PluginNotActiveError, ResolutionError
-from flashrl_registry.registry import PlanRef, parse_ref
+from flashrl_registry.registry import PlanRef, default_registry_root
 from flashrl_registry.resolver import Resolution, open_hybrid
+from flashrl_registry.runtime._vllm.locate import read_model
 from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.reference import plan_reference
 from flashrl_registry.runtime.replica import find_replicas
 
 _ATTRIBUTE = "flashrl_members"
@@ -61,7 +63,7 @@ def find_members(config: str, args: Any, environ: Mapping[str, str]) -> list[Mem
     Raises:
         FlashRLError: Not a reference, a malformed hybrid, or nothing says which replicas these are.
     """
-    ref = parse_ref(config)
+    ref = plan_reference(config, default_registry_root(environ), lambda: read_model(args))
     opened = open_hybrid(ref)
     if opened is None:
         return [Member(ref)]

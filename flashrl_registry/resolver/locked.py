@@ -1,0 +1,69 @@
+"""A lock to the plan that one of its entries pins: that one, byte for byte, or an error."""
+
+from pathlib import Path
+
+from flashrl_registry.documents import Lock, LockedPlan, claimed_kind, read_document
+from flashrl_registry.documents.bundled import bundled
+from flashrl_registry.documents.findings import did_you_mean
+from flashrl_registry.documents.io import read_text
+from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource
+from flashrl_registry.errors import NotFoundError, StoreUnavailableError
+from flashrl_registry.registry import NamedRef, PathRef, PlanRef
+
+
+def locked_reference(text: str) -> PlanRef | None:
+    """Find out whether a reference names a lock, and which plan that is.
+
+    Args:
+        text: ``path/of/the.lock`` where it has one entry, or ``path/of/the.lock#<requested>``, with the reference as
+            the lock has it under ``requested``.
+
+    Returns:
+        A reference that pins the entry's digest; None where the text names no lock.
+
+    Raises:
+        DocumentError: The lock is malformed.
+        NotFoundError: No such entry, or several and none is named.
+        StoreUnavailableError: The entry was locked from a store that this release cannot read.
+    """
+    path_text, _, requested = text.partition("#")
+    file = Path(path_text).expanduser()
+    if not path_text or not file.is_file() or file.suffix not in {".json", ".lock", ".yaml", ".yml"}:
+        return None
+    if claimed_kind(read_text(file)) != Lock.KIND:
+        return None
+    return _reference(_entry(read_document(file, Lock), requested, file), file)
+
+
+def _entry(lock: Lock, requested: str, file: Path) -> LockedPlan:
+    known = [entry.requested for entry in lock.entries]
+    if not requested and len(known) == 1:
+        return lock.entries[0]
+    for entry in lock.entries:
+        if entry.requested == requested:
+            return entry
+    if not known:
+        raise NotFoundError(f"{file} locks nothing", hint="lock a plan first")
+    what = f"has no entry '{requested}'" if requested else f"locks {len(known)} plans, and none of them is named"
+    raise NotFoundError(
+        f"{file} {what}" + (did_you_mean(requested, known) if requested else ""),
+        hint=f"write {file}#REF with REF as it was locked: {', '.join(known[:8])}",
+        context={"lock": str(file), "requested": known},
+    )
+
+
+def _reference(entry: LockedPlan, file: Path) -> PlanRef:
+    source = entry.source
+    if isinstance(source, LocalSource):
+        return NamedRef(source.name, source.version, entry.plan_digest)
+    if isinstance(source, PathSource):
+        return PathRef(file.parent / Path(source.path).expanduser(), entry.plan_digest)
+    if isinstance(source, BundledSource):
+        return PathRef(bundled("profiles") / source.name, entry.plan_digest)
+    assert isinstance(source, HubSource)
+    raise StoreUnavailableError(
+        f"{file}: '{entry.requested}' was locked from the Hub ({source.repository} at {source.commit[:12]}), and this "
+        "release reads plans from paths and the local registry only",
+        hint="push the plan into the local registry, and lock it again",
+        context={"lock": str(file), "requested": entry.requested, "digest": entry.plan_digest},
+    )
