@@ -38,8 +38,8 @@ test-trl: $(VENV)/.trl  ## TRL's own GRPOTrainer under a plan, under bf16 and wi
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python -m pytest -m trl
 
-matrix: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## test every cell of docs/matrix.md and rewrite it
-	FLASHRL_WRITE_DOCS=1 $(BIN)/python -m pytest -m vllm tests/integration/vllm_cpu/test_matrix.py
+matrix: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## test what docs/matrix.md and docs/faults.md list, and rewrite them
+	FLASHRL_WRITE_DOCS=1 $(BIN)/python -m pytest -m vllm tests/integration/vllm_cpu/test_matrix.py tests/integration/vllm_cpu/test_faults.py
 
 check: $(VENV)/.ready  ## style, types, layers, schema drift
 	$(BIN)/ruff check .

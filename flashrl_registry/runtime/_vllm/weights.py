@@ -201,7 +201,8 @@ class PlannedWeights:
                     "the loader never called model.load_weights, so no plan was applied",
                     hint="use load_format='auto'",
                 )
-            logger.info("dummy weights: the engine serves random ones until the first update")
+            self.state.reason = "load_format='dummy': random weights until the first update"
+            logger.warning("the program asked for %s", self.state.reason)
         elif self.update.missing:
             raise incomplete("the checkpoint lacks tensors of the plan", self.update.missing, len(self.tensors))
         else:

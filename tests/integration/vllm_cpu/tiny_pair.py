@@ -25,6 +25,20 @@ def deaden(folder: Path) -> Path:
     return folder
 
 
+def add_biases(folder: Path) -> Path:
+    """Give q, k, v and o biases."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = load_file(folder / "model.safetensors")
+    for name, value in list(tensors.items()):
+        if ".self_attn." in name:
+            bias = 0.1 * torch.randn(value.shape[0], generator=generator)
+            tensors[name.removesuffix("weight") + "bias"] = bias.to(torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_bias": True}))
+    return folder
+
+
 def write_w8a8(reference: Path, folder: Path) -> Path:
     """Smooth by random factors, round to int8 with bf16 scales per row."""
     shutil.copytree(reference, folder)
@@ -39,7 +53,7 @@ def write_w8a8(reference: Path, folder: Path) -> Path:
         leaf = name.split(".")[-2]
         if name in factors:
             out[name] = (value.float() * factors[name]).to(torch.bfloat16)
-        elif leaf.endswith("_proj"):
+        elif name.endswith("_proj.weight"):
             weight = value.float()
             if leaf in _SOURCE:
                 weight /= factors[".".join(name.split(".")[:3]) + f".{_SOURCE[leaf]}.weight"]
