@@ -15,6 +15,7 @@ from flashrl_cli import output
 from flashrl_cli.commands import (
     cleanup,
     diff,
+    doctor,
     explain,
     export,
     import_,
@@ -37,6 +38,7 @@ FLASHRL_COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile.profile,
     "setup": setup.setup,
     "cleanup": cleanup.cleanup,
+    "doctor": doctor.doctor,
 }
 REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_command.compile_command,
@@ -52,6 +54,7 @@ REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "schema": schema.schema,
     "import": import_.import_command,
     "export": export.export,
+    "doctor": doctor.doctor,
 }
 FLASHRL_HELP = "Measure checkpoint pairs for 8-bit rollouts inside vLLM. See also: flashrl-registry --help."
 REGISTRY_HELP = (

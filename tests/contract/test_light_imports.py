@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 LIGHT = ("errors", "documents", "checkpoints", "compiler", "registry", "resolver")
 HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
-    "flashrl": ["", "profile", "setup", "cleanup"],
+    "flashrl": ["", "profile", "setup", "cleanup", "doctor"],
     "flashrl-registry": [
         "", "compile", "validate", "push", "pull", "list", "show", "explain", "diff", "import", "export", "schema",
-        "migrate", "lint",
+        "migrate", "lint", "doctor",
     ],
 }  # fmt: skip
 
