@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from flashrl_registry.documents import Environment
 from flashrl_registry.documents.rules import SUPPORTED_VLLM
-from flashrl_registry.errors import RuntimeLoadError
+from flashrl_registry.errors import NotServableError, RuntimeLoadError
 from flashrl_registry.runtime.log import logger
 
 if TYPE_CHECKING:
@@ -338,10 +338,24 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
 
     def generate(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         # What is raised further in reaches the program as an EngineGenerateError without a text.
-        check(self.vllm_config)
+        try:
+            check(self.vllm_config)
+        except NotServableError as exc:
+            raise _unavailable(exc) from exc
         return generate_original(self, *args, **kwargs)
 
     add_request.flashrl_wrapped = True  # type: ignore[attr-defined]
     LLMEngine.add_request = add_request
     AsyncLLM.add_request = add_request_async
     AsyncLLM.generate = generate
+
+
+def _unavailable(exc: NotServableError) -> NotServableError:
+    """The same error in a form that vLLM's HTTP server answers with 503; any other ends the client's connection."""
+    from vllm import exceptions
+
+    base = getattr(exceptions, "RetryableRequestError", None)  # not in 0.27.1, whose server answers 500
+    if base is None:
+        return exc
+    answered: type[NotServableError] = type("NotServableError", (NotServableError, base), {})
+    return answered(exc.message, hint=exc.hint)
