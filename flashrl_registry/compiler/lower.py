@@ -65,6 +65,7 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
             online_ignore=unquantized_linears(tensors) if online else None,
             kv_cache_dtype=plan.engine.kv_cache_dtype,
             head_dtype=plan.engine.lm_head_dtype,
+            start_model=plan.engine.model,
         ),
         sidecar=plan.profile.sidecar if plan.profile else None,
         update_mode="staged" if plan.update.mode == "staged" else None,

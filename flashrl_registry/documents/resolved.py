@@ -98,6 +98,8 @@ class EngineArguments(Frozen):
     """vLLM's ``kv_cache_dtype``; None leaves it to the program."""
     head_dtype: str | None = None
     """``head_dtype`` for ``hf_overrides``; None leaves it to the program."""
+    start_model: str | None = None
+    """Checkpoint whose weights the engine starts with; None for the program's."""
 
 
 class ResolvedPlan(Document):

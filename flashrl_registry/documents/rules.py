@@ -105,6 +105,10 @@ class EngineSettings(Frozen):
     """Element type of the KV cache, in vLLM's words; None leaves it to the program."""
     lm_head_dtype: Literal["float32"] | None = None
     """``float32`` computes logits in single precision; None in the model's own dtype."""
+    model: Annotated[str, Field(pattern=r"^\S([^\x00-\x1f]*\S)?$", max_length=512)] | None = None
+    """Weights that the engine starts with in place of the program's: a folder, or ``owner/name[@revision]`` on the Hub.
+    A compressed-tensors checkpoint of the plan's own format gives its codes and scales as they are; a bf16 one goes
+    through the plan. Updates always do. None starts with the program's model."""
 
 
 class UpdateSettings(Frozen):

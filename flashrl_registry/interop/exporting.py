@@ -109,13 +109,13 @@ def _flashrl_draft(member: Member, model: str | None, losses: Losses) -> _FlashR
         return _FlashRLDraft(default_values(member.scheme), False, {})
     plan = member.bundle.plan
     function = _flashrl_function(plan, member.name, losses)
-    losses.settings(plan, said={"vllm"})
+    losses.settings(plan, said={"vllm", "model"})
     if plan.engine.vllm:
         losses.note("FlashRL has no field for vLLM releases; it was tested up to 0.10")
     kept = _extension(plan)
     values = _kept_values(kept, function, losses)
-    if model is not None:
-        values["model"] = model
+    if model is not None or plan.engine.model is not None:
+        values["model"] = model or plan.engine.model
     needs_model = function not in NEED_NO_MODEL
     if needs_model and "model" not in values:
         losses.refuse(f"{member.name}: model", "FlashRL loads the quantized checkpoint; name it with --model")

@@ -74,6 +74,12 @@ class FlashRLEntry:
         return self.values.get("model")
 
     @property
+    def start_model(self) -> str | None:
+        """The checkpoint whose weights the engine starts with; None for the program's, or where FlashRL reads none."""
+        model = "" if self.values.get("load_format") == "dummy" else (self.model or "").strip()
+        return model or None
+
+    @property
     def profile(self) -> str | None:
         """Where the profile is, by FlashRL's rule; None where the function needs none."""
         if self.function in NEED_NO_MODEL:

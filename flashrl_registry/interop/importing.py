@@ -176,7 +176,7 @@ class _Import:
         if entry.scheme in {"bf16", "fp8"}:
             if "profile" in entry.values:
                 self.note(f"profile {entry.values['profile']} is not used: {entry.function} needs none")
-            return self._compiled(entry.scheme, preset_rules(entry.scheme, self.inventory))
+            return self._compiled(entry.scheme, preset_rules(entry.scheme, self.inventory), start=entry.start_model)
         if self.options.profile is not None:
             path = self.options.profile
         elif entry.profile is not None:
@@ -186,7 +186,7 @@ class _Import:
                 f"configs[{index}] of {self.source.path} names neither a profile nor the model beside which one lies",
                 hint="give the profile with --profile",
             )
-        return self._with_profile_pt(path, entry.scheme, entry.model or path.stem)
+        return self._with_profile_pt(path, entry.scheme, entry.model or path.stem, start=entry.start_model)
 
     def bare_profile(self) -> _Draft:
         """A plan for a profile.pt alone."""
@@ -209,7 +209,9 @@ class _Import:
         draft.rules = rules
         return draft
 
-    def _with_profile_pt(self, path: Path, scheme: SchemeName | None, quantized_name: str) -> _Draft:
+    def _with_profile_pt(
+        self, path: Path, scheme: SchemeName | None, quantized_name: str, *, start: str | None = None
+    ) -> _Draft:
         from flashrl_registry.interop.profile_pt import import_int8, read_profile_pt
 
         content, notes = read_profile_pt(path, self.inventory)
@@ -224,18 +226,26 @@ class _Import:
             held, wanted = ("fp8", "int8") if is_list else ("int8", "fp8")
             raise InteropError(f"{path} is an {held} profile, and {scheme} needs an {wanted} one")
         if isinstance(content, list):
-            return self._compiled(scheme, _rules_of_names(scheme, content, self.inventory, path))
+            return self._compiled(scheme, _rules_of_names(scheme, content, self.inventory, path), start=start)
         folder = self.scratch / f"profile-{len(list(self.scratch.iterdir()))}"
         made = import_int8(content, self.inventory, folder, quantized_name=quantized_name, source=str(path))
         rules = preset_rules(scheme, self.inventory, made.profile)
         if not self.options.recompute:
             rules = rules.model_copy(update={"update": UpdateSettings(scales="frozen")})
             self.note("scales are FlashRL's, fixed when the profile was made; --recompute takes them from every update")
-        return self._compiled(scheme, rules, made.profile, made.sidecar)
+        return self._compiled(scheme, rules, made.profile, made.sidecar, start=start)
 
     def _compiled(
-        self, scheme: SchemeName, rules: Rules, profile: Profile | None = None, sidecar: Path | None = None
+        self,
+        scheme: SchemeName,
+        rules: Rules,
+        profile: Profile | None = None,
+        sidecar: Path | None = None,
+        *,
+        start: str | None = None,
     ) -> _Draft:
+        if start is not None:
+            rules = rules.model_copy(update={"engine": rules.engine.model_copy(update={"model": start})})
         compiled = compile_plan(rules, self.inventory, profile)
         for diagnostic in compiled.notes:
             self.note(str(diagnostic))
@@ -246,8 +256,10 @@ class _Import:
     def _entry_notes(self, entry: FlashRLEntry) -> None:
         if synonym := synonym_note(entry):
             self.note(synonym)
-        if entry.model is not None:
-            self.note(f"model {entry.model} is kept for export; here the engine loads the bf16 model of the program")
+        if entry.start_model is not None:
+            self.note(f"the engine starts with the weights of {entry.start_model} (engine.model)")
+        elif entry.model is not None:
+            self.note(f"model {entry.model} is kept for export: FlashRL starts it with random weights")
         if kept := [key for key in _MEANINGLESS if key in entry.values]:
             self.note(f"kept for export, and without meaning here: {', '.join(kept)}")
         if entry.unknown:

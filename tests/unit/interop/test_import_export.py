@@ -275,12 +275,30 @@ def test_a_plan_that_never_was_flashrl_s_exports_with_a_model(cli: Command, flas
 def test_notes_of_a_config_do_not_count_in_the_digest(job: Any, tmp_path: Path) -> None:
     flashrl = job("smooth")
     digests = set()
-    for number, extra in enumerate(("", ", mine: 1", ", model: other")):
+    for number, extra in enumerate(("", ", mine: 1", ", model: other, load_format: dummy")):
         Path("c.yaml").write_text(f"configs: [{{fn: fp8{extra}}}]")
         made = import_source("c.yaml", flashrl.references["smooth"], tmp_path / str(number))
         digests.add(made.plans[0].plan.digest)
         assert read_document(tmp_path / str(number) / "plan.json", Plan).digest == made.plans[0].plan.digest
     assert len(digests) == 1
+
+
+def test_the_model_that_flashrl_loads_is_what_the_engine_starts_with(job: Any, tmp_path: Path, cli: Command) -> None:
+    flashrl = job("smooth")
+    Path("c.yaml").write_text("configs: [{fn: int8, model: org/quantized@v1, profile: profiles/profile.pt}]")
+    made = import_source("c.yaml", flashrl.references["smooth"], tmp_path / "plan")
+    assert made.plans[0].plan.engine.model == "org/quantized@v1"
+    assert "the engine starts with the weights of org/quantized@v1 (engine.model)" in made.notes
+    ran = cli("export", tmp_path / "plan", "--to", "flashrl", "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert (
+        "model: org/quantized@v1" in (tmp_path / "out" / "flashrl_config.yaml").read_text()
+        or '"org/quantized@v1"' in (tmp_path / "out" / "flashrl_config.yaml").read_text()
+    )
+    Path("c.yaml").write_text("configs: [{fn: fp8_channel, load_format: dummy, model: q, profile: fp8.pt}]")
+    shutil.copy(flashrl.folder / "fp8.pt", "fp8.pt")
+    made = import_source("c.yaml", flashrl.references["fp8"], tmp_path / "random")
+    assert made.plans[0].plan.engine.model is None, "FlashRL starts such an engine with random weights"
 
 
 def test_a_kept_entry_of_another_function_is_not_used(cli: Command, job: Any, tmp_path: Path) -> None:
