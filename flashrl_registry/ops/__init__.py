@@ -1,10 +1,13 @@
 """Reference maths of every operation, on plain tensors: the single source of the project's numerics."""
 
+from flashrl_registry.ops.blocks import row_blocks
+from flashrl_registry.ops.finite import all_finite
 from flashrl_registry.ops.float8 import quantize_fp8_block, quantize_fp8_channel, quantize_fp8_tensor
 from flashrl_registry.ops.quantize import codes_int8, quantize_int8, row_absmax_scale
 from flashrl_registry.ops.smooth import rescale_rows, smoothed
 
 __all__ = [
+    "all_finite",
     "codes_int8",
     "quantize_fp8_block",
     "quantize_fp8_channel",
@@ -12,5 +15,6 @@ __all__ = [
     "quantize_int8",
     "rescale_rows",
     "row_absmax_scale",
+    "row_blocks",
     "smoothed",
 ]

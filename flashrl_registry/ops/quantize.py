@@ -9,6 +9,9 @@ Shape legend: O output channels, I input columns, 1 a kept dimension of size one
 import torch
 from torch import Tensor
 
+from flashrl_registry.ops.blocks import row_blocks
+from flashrl_registry.ops.smooth import smoothed
+
 INT8_MAX = 127
 INT8_MIN = -128
 
@@ -22,7 +25,7 @@ def row_absmax_scale(weight_OI: Tensor) -> Tensor:
     Returns:
         float32, shape (O, 1), > 0; a row of zeros has scale 1, a row with NaN or infinity has that.
     """
-    peak_O1 = weight_OI.abs().amax(dim=1, keepdim=True)
+    peak_O1 = torch.maximum(weight_OI.amax(dim=1, keepdim=True), weight_OI.amin(dim=1, keepdim=True).neg_())
     scale_O1 = peak_O1 / INT8_MAX
     # A quotient that underflows would make codes infinite. NaN is not zero, so a row with NaN keeps a NaN scale.
     return torch.where(scale_O1 == 0, torch.ones_like(scale_O1), scale_O1)
@@ -38,21 +41,36 @@ def codes_int8(weight_OI: Tensor, scale_O1: Tensor) -> Tensor:
     Returns:
         int8, shape (O, I).
     """
-    return torch.round(weight_OI / scale_O1).clamp_(INT8_MIN, INT8_MAX).to(torch.int8)
+    return (weight_OI / scale_O1).round_().clamp_(INT8_MIN, INT8_MAX).to(torch.int8)
 
 
-def quantize_int8(weight_OI: Tensor, scale_O1: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Quantize a smoothed weight.
+def quantize_int8(
+    weight_OI: Tensor,
+    scale_O1: Tensor | None = None,
+    *,
+    inv_rows_O: Tensor | None = None,
+    inv_columns_I: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Smooth and quantize a weight.
 
     Args:
-        weight_OI: float32, shape (O, I). Not modified.
+        weight_OI: bfloat16, float16 or float32, shape (O, I). Not modified.
         scale_O1: float32 scales of the profile (frozen), or None for row absmax.
+        inv_rows_O: As in :func:`~flashrl_registry.ops.smooth.smoothed`.
+        inv_columns_I: The same.
 
     Returns:
         int8 codes (O, I) and float32 scales (O, 1), on the weight's device.
     """
+    codes_OI = torch.empty_like(weight_OI, dtype=torch.int8, memory_format=torch.contiguous_format)
     if scale_O1 is None:
-        scale_O1 = row_absmax_scale(weight_OI)
+        scales_O1 = torch.empty(weight_OI.shape[0], 1, dtype=torch.float32, device=weight_OI.device)
     else:
-        scale_O1 = scale_O1.to(weight_OI.device, torch.float32).reshape(-1, 1)
-    return codes_int8(weight_OI, scale_O1), scale_O1
+        scales_O1 = scale_O1.to(weight_OI.device, torch.float32).reshape(-1, 1)
+    for rows in row_blocks(weight_OI):
+        inv_rows = None if inv_rows_O is None else inv_rows_O[rows]
+        block_OI = smoothed(weight_OI[rows], inv_rows_O=inv_rows, inv_columns_I=inv_columns_I)
+        if scale_O1 is None:
+            scales_O1[rows] = row_absmax_scale(block_OI)
+        codes_OI[rows] = block_OI.div_(scales_O1[rows]).round_().clamp_(INT8_MIN, INT8_MAX)
+    return codes_OI, scales_O1

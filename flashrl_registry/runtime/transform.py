@@ -88,11 +88,10 @@ def transform(
 
     op: TensorOp = tensor.op
     if isinstance(op, QuantizeInt8):
-        weight_OI = ops.smoothed(
-            value, inv_rows_O=vectors.inv_smoothing(op.rows), inv_columns_I=vectors.inv_smoothing(op.columns)
-        )
         frozen = vectors.by_key[f"weight_scale/{tensor.name}"] if op.scales == "frozen" else None
-        codes_OI, scale_O1 = ops.quantize_int8(weight_OI, frozen)
+        codes_OI, scale_O1 = ops.quantize_int8(
+            value, frozen, inv_rows_O=vectors.inv_smoothing(op.rows), inv_columns_I=vectors.inv_smoothing(op.columns)
+        )
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale_O1
     elif isinstance(op, QuantizeFp8):

@@ -151,19 +151,25 @@ def loading_context(vllm_config: Any) -> Iterator[None]:
 
 
 def refresh_tied_head(model: "torch.nn.Module") -> None:
-    """Repack a tied lm_head after an update.
+    """Give a tied lm_head what an update has packed for the embedding that it shares.
 
     On CPU ``lm_head.cpu_linear`` is a prepacked copy of the embedding's weight that a reload does not refresh, so
-    logits would come from the old weights. Tested: 0.32.0. Goes when vLLM's reload processes tied heads.
+    logits would come from the old weights. A reload does pack the embedding, which is the same weight, so the head
+    takes that. Tested: 0.27.1, 0.32.0. Goes when vLLM's reload processes tied heads.
     """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
+    embeddings, heads = [], []
     for layer in model.modules():
-        if isinstance(layer, ParallelLMHead) and not layer.weight.is_meta:
-            layer.quant_method.process_weights_after_loading(layer)
+        if isinstance(layer, VocabParallelEmbedding) and not layer.weight.is_meta:
+            (heads if isinstance(layer, ParallelLMHead) else embeddings).append(layer)
+    for head in heads:
+        for embedding in embeddings:
+            if head.weight.data_ptr() == embedding.weight.data_ptr() and hasattr(embedding, "cpu_linear"):
+                head.cpu_linear = embedding.cpu_linear
 
 
 def tied_head_differs(model: "torch.nn.Module", head_VH: "torch.Tensor") -> bool:

@@ -23,7 +23,9 @@ from torch import nn
 from flashrl_registry.compiler.engine_config import treatment_of
 from flashrl_registry.documents import QuantizeInt8, ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
+from flashrl_registry.ops import all_finite
 from flashrl_registry.runtime._vllm import compat
+from flashrl_registry.runtime._vllm.ready import passed_through
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import (
     NamedTensors,
@@ -39,6 +41,7 @@ from flashrl_registry.runtime.gate import SERVE_HINT, Gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.passes import Passes
 from flashrl_registry.runtime.pruning import Pruning
+from flashrl_registry.runtime.start_model import ReadyMade
 from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
 
@@ -69,6 +72,7 @@ class PlannedWeights:
         self.state = State()
         self.update: Update | None = None
         self.sent = Sent(resolved.environment.tensor_parallel_size)
+        self.ready_made: dict[str, ReadyMade] | None = None  # set where the first load is of a quantized checkpoint
         self._staging = resolved.update_mode == "staged"
         self._telemetry = Telemetry()
         self._passes = Passes()
@@ -183,7 +187,14 @@ class PlannedWeights:
     def _first_load(self, weights: NamedTensors) -> set[str] | None:
         if self.update is None:
             self.update = self._new_update(ours=False)
-        return self._original(self._planned(self.update, weights, clone=False))
+            if self.ready_made is not None:
+                self.update.missing = set(self.ready_made)
+        if self.ready_made is None:
+            return self._original(self._planned(self.update, weights, clone=False))
+        stream = passed_through(
+            weights, self.ready_made, self.update, self.sent, is_tied_copy=self._is_tied_copy
+        )
+        return self._original(stream)
 
     def finish_first_load(self, *, dummy: bool) -> None:
         """The inner loader is done.
@@ -290,7 +301,7 @@ class PlannedWeights:
         moved = value.to(self._device, non_blocking=True)
         vectors = self._vectors_on(moved.device)
         outputs = list(transform(tensor, moved, vectors, clone=clone and moved is value))
-        if not bool(torch.isfinite(telling(tensor, moved, outputs)).all()):
+        if not bool(all_finite(telling(tensor, moved, outputs))):
             raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")
         if isinstance(tensor.op, QuantizeInt8):
             (_, codes), (_, scale) = outputs

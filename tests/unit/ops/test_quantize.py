@@ -64,3 +64,25 @@ def test_inputs_are_not_modified() -> None:
     quantize_int8(weight)
     rescale_rows(weight, torch.full((4,), 2.0), torch.bfloat16)
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 700), (5000, 700), (70, 20000), (2, 2_000_000)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_blocks_change_no_bit(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(*shape, generator=generator).to(dtype)
+    rows, columns = (torch.rand(size, generator=generator) + 0.5 for size in shape)
+    before = weight.clone()
+    whole = smoothed(weight, inv_rows_O=rows, inv_columns_I=columns)
+    scale = whole.abs().amax(dim=1, keepdim=True) / 127
+    codes, scales = quantize_int8(weight, inv_rows_O=rows, inv_columns_I=columns)
+    assert torch.equal(scales, scale)
+    assert torch.equal(codes, torch.round(whole / scale).clamp(-128, 127).to(torch.int8))
+    frozen, _ = quantize_int8(weight, scale[:, 0] / 2, inv_rows_O=rows, inv_columns_I=columns)
+    assert torch.equal(frozen, torch.round(whole / (scale / 2)).clamp(-128, 127).to(torch.int8))
+    assert torch.equal(weight, before)
+
+
+def test_a_transposed_view_is_quantized_as_its_copy() -> None:
+    weight = torch.randn(33, 65, generator=torch.Generator().manual_seed(4)).t()
+    assert torch.equal(quantize_int8(weight)[0], quantize_int8(weight.contiguous())[0])

@@ -39,3 +39,11 @@ def test_vectors_and_strides() -> None:
     assert fingerprint(vector).shape == (6, 1)
     value = codes()
     assert torch.equal(fingerprint(value.t().contiguous().t()), fingerprint(value))
+
+
+@pytest.mark.parametrize("shape", [(3000, 1001), (2, 3_000_000)])
+def test_a_matrix_of_several_blocks_is_the_sum_of_its_rows(shape: tuple[int, int]) -> None:
+    value = torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    whole = fingerprint(value)
+    for row in (0, 1, shape[0] // 2, shape[0] - 1):
+        assert torch.equal(fingerprint(value[row : row + 1])[0], whole[row])
