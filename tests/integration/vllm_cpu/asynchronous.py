@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import vllm
@@ -27,13 +25,10 @@ def start(model: str, **kwargs: Any) -> AsyncLLM:
 async def greedy(engine: AsyncLLM, replica: int | None = None) -> list[list[int]]:
     async def one(place: int, tokens: list[int]) -> list[int]:
         params = vllm.SamplingParams(temperature=0.0, max_tokens=16, detokenize=False)
-        out: Any = None
-        request = f"{id(tokens)}-{place}-{os.urandom(4).hex()}"
-        async for out in engine.generate(
-            {"prompt_token_ids": tokens}, params, request, data_parallel_rank=replica
-        ):
-            pass
-        return list(out.outputs[0].token_ids)
+        request = f"{place}-{os.urandom(4).hex()}"
+        stream = engine.generate({"prompt_token_ids": tokens}, params, request, data_parallel_rank=replica)
+        outputs = [output async for output in stream]
+        return list(outputs[-1].outputs[0].token_ids)
 
     return [await one(place, tokens) for place, tokens in enumerate(TOKENS)]
 
@@ -110,14 +105,3 @@ def one_replica(args: Result) -> Result:
 def two_replicas(args: Result) -> Result:
     """Two replicas behind vLLM's own load balancer."""
     return asyncio.run(_two_replicas(args))
-
-
-def copy_without(source: Path, folder: Path, name: str) -> Path:
-    """A checkpoint that lacks one tensor."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(source, folder)
-    tensors = load_file(folder / "model.safetensors")
-    del tensors[name]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder

@@ -1,4 +1,4 @@
-"""Programs that share a model between two workers (gloo on CPU), run by ``scenarios.py``."""
+"""Programs that share a model between two workers (gloo on CPU), run by ``engines.py``."""
 
 import os
 import signal
