@@ -31,6 +31,10 @@ class Payload:
         member: Name in a hybrid; empty for a plan of its own.
         replicas: Data-parallel ranks that run it; empty for all of them.
         numbered: The engine's configuration carries the rank, so a worker can compare.
+        start_model: Checkpoint that the first load reads in place of the program's; None for the program's.
+        start_revision: Its revision on the Hub.
+        start_quantized: Its tensors go in as they are.
+        test_reload: Checkpoints that every worker reloads before it serves.
     """
 
     source: str
@@ -44,6 +48,10 @@ class Payload:
     member: str = ""
     replicas: tuple[int, ...] = ()
     numbered: bool = False
+    start_model: str | None = None
+    start_revision: str | None = None
+    start_quantized: bool = False
+    test_reload: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For ``model_loader_extra_config``."""

@@ -1,21 +1,24 @@
 """A plan into EngineArgs, and proof that the VllmConfig made from them carries it."""
 
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
 from flashrl_registry.registry import LocalStore, PresetRef
 from flashrl_registry.registry.local import default_registry_root
 from flashrl_registry.resolver import Resolution, make_payload, resolve
 from flashrl_registry.runtime._vllm import compat
-from flashrl_registry.runtime._vllm.locate import read_model
+from flashrl_registry.runtime._vllm.locate import read_model, read_start_model
 from flashrl_registry.runtime._vllm.members import Member
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.settings import Settings
+from flashrl_registry.runtime.start_model import check_start_model
 
 PAYLOAD_KEY = "flashrl"
 _GATE = "FLASHRL_GATE"
@@ -57,7 +60,9 @@ def apply_plan(
     if inventory is None and isinstance(ref, PresetRef) and ref.scheme == "bf16" and not member.name:
         # Nothing is quantized, so nothing needs the names: any model that vLLM serves, in any file format.
         args.logprobs_mode = "processed_logprobs"
-        _merge_overrides(args, None, lm_head_fp32=settings.lm_head_fp32)
+        _merge_overrides(args, None, lm_head_fp32=_lm_head_fp32(settings))
+        if settings.test_reload:
+            logger.warning("FLASHRL_TEST_RELOAD needs a model with safetensors headers; nothing is reloaded")
         logger.info("FLASHRL_CONFIG=bf16: logprobs are those of the sampling distribution; weights are not watched")
         return None
     resolution = resolve(ref, inventory, compat.probe_environment(args.tensor_parallel_size), store)
@@ -67,12 +72,12 @@ def apply_plan(
         resolution, gate, args.load_format, dict(args.model_loader_extra_config or {}),
         member=member.name, replicas=member.replicas, numbered=member.numbered,
     )  # fmt: skip
+    payload = replace(payload, test_reload=settings.test_reload, **_start_fields(args, resolution))
     args.model_loader_extra_config = {PAYLOAD_KEY: payload.as_dict()}
     args.load_format = "flashrl"
     args.logprobs_mode = engine.logprobs_mode
-    _merge_overrides(
-        args, engine.quantization_config, lm_head_fp32=settings.lm_head_fp32 or engine.head_dtype == "float32"
-    )
+    lm_head_fp32 = _lm_head_fp32(settings) or engine.head_dtype == "float32"
+    _merge_overrides(args, engine.quantization_config, lm_head_fp32=lm_head_fp32)
     _set_online_method(args, engine)
     _set_kv_cache_dtype(args, engine)
     logger.info(
@@ -82,9 +87,32 @@ def apply_plan(
         resolution.plan.base_model.name,
         ", ".join(f"{count} {how}" for how, count in sorted(resolution.plan.count_by_treatment().items())),
     )
-    if settings.test_reload:
-        logger.warning("FLASHRL_TEST_RELOAD is not honoured by this release; reload with collective_rpc")
     return resolution
+
+
+def _start_fields(args: Any, resolution: Resolution) -> dict[str, Any]:
+    """What the payload says of the checkpoint that the plan's engine starts with."""
+    model = resolution.resolved.engine.start_model
+    if model is None:
+        return {}
+    if args.load_format == "dummy":
+        logger.info("load_format='dummy': the engine starts with random weights, not with those of %s", model)
+        return {}
+    index, place, revision = read_start_model(args, model)
+    quantized = check_start_model(resolution.resolved, index.config, index.specs)
+    how = "its own codes and scales" if quantized else "its weights, quantized by the plan"
+    logger.info("the plan starts the engine with %s: %s", model, how)
+    return {"start_model": place, "start_revision": revision, "start_quantized": quantized}
+
+
+def _lm_head_fp32(settings: Settings) -> bool:
+    """FLASHRL_LMHEAD_FP32, where it would do something."""
+    if settings.lm_head_fp32 and not dialect_of(compat.vllm_version()).honours_head_dtype:
+        raise ResolutionError(
+            f"FLASHRL_LMHEAD_FP32=1, and vLLM {compat.vllm_version()} ignores head_dtype: logits would stay bf16",
+            hint="install vLLM 0.27.1 or newer, or unset FLASHRL_LMHEAD_FP32",
+        )
+    return settings.lm_head_fp32
 
 
 def gate_for(args: Any, environ: MutableMapping[str, str]) -> Path:

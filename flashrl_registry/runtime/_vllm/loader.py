@@ -1,5 +1,6 @@
 """``load_format="flashrl"``: any other loader, with the plan between it and the model."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
 from flashrl_registry.errors import PluginNotActiveError
 from flashrl_registry.resolver import open_payload
-from flashrl_registry.runtime._vllm import compat, rpc
+from flashrl_registry.runtime._vllm import compat, install_check, rpc
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.layers import check_formats
 from flashrl_registry.runtime._vllm.members import check_replica
@@ -20,6 +21,7 @@ from flashrl_registry.runtime._vllm.update import WholeUpdate
 from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
 from flashrl_registry.runtime.gate import open_gate
 from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.start_model import ready_made
 from flashrl_registry.runtime.transform import load_vectors
 
 
@@ -57,8 +59,25 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         if planned is None:
             planned = PlannedWeights(model, self.resolved, load_vectors(self.sidecar, self.resolved))
             planned.install()
+        dummy = self.inner.load_config.load_format == "dummy"
+        if self.payload["start_model"] is not None and not dummy:
+            model_config = self._start_with(planned, model_config)
         self.inner.load_weights(model, model_config)
-        planned.finish_first_load(dummy=self.inner.load_config.load_format == "dummy")
+        planned.finish_first_load(dummy=dummy)
+
+    def _start_with(self, planned: PlannedWeights, model_config: ModelConfig) -> ModelConfig:
+        """The configuration under which the inner loader reads the checkpoint that the plan names."""
+        if self.payload["start_quantized"]:
+            planned.ready_made = ready_made(self.resolved)
+        logger.info(
+            "the engine starts with the weights of %s, %s",
+            self.payload["start_model"],
+            "its own codes and scales" if self.payload["start_quantized"] else "quantized by the plan",
+        )
+        other = copy.copy(model_config)
+        other.model, other.revision = self.payload["start_model"], self.payload["start_revision"]
+        other.model_weights = ""
+        return other
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> WholeUpdate:
         """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""
@@ -70,6 +89,8 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         compat.keep_onednn_scales_alive()
         compat.repack_cpu_experts()
         compat.guard_workers(rpc.Hooks(), rpc.METHODS)
+        if self.payload["test_reload"]:
+            install_check.after_warm_up(vllm_config, install_check.reload_in_turn)
         model = super().load_model(vllm_config, model_config, **kwargs)
         planned = planned_weights(model)
         if planned is None:

@@ -291,10 +291,8 @@ def test_the_model_that_flashrl_loads_is_what_the_engine_starts_with(job: Any, t
     assert "the engine starts with the weights of org/quantized@v1 (engine.model)" in made.notes
     ran = cli("export", tmp_path / "plan", "--to", "flashrl", "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
-    assert (
-        "model: org/quantized@v1" in (tmp_path / "out" / "flashrl_config.yaml").read_text()
-        or '"org/quantized@v1"' in (tmp_path / "out" / "flashrl_config.yaml").read_text()
-    )
+    (entry,) = yaml.safe_load((tmp_path / "out" / "flashrl_config.yaml").read_text())["configs"]
+    assert entry["model"] == "org/quantized@v1"
     Path("c.yaml").write_text("configs: [{fn: fp8_channel, load_format: dummy, model: q, profile: fp8.pt}]")
     shutil.copy(flashrl.folder / "fp8.pt", "fp8.pt")
     made = import_source("c.yaml", flashrl.references["fp8"], tmp_path / "random")
