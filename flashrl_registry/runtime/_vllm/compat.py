@@ -93,8 +93,8 @@ def remember_emptied(model: "torch.nn.Module") -> None:
     """Note which parameters a kernel has taken away and left as None.
 
     oneDNN keeps its own copy of a weight and sets ``layer.weight`` to None, and its matmul asks for the attribute. A
-    reload that puts a layer back as it was forgets attributes that hold no tensor. Tested: 0.32.0 (without it, a
-    layer that an update left alone cannot run any more). Goes when vLLM restores them.
+    reload that puts a layer back as it was forgets attributes that hold no tensor. Tested: 0.27.1, 0.32.0 (without it,
+    a layer that an update left alone cannot run any more). Goes when vLLM restores them.
     """
     for layer in model.modules():
         if names := [name for name, value in layer._parameters.items() if value is None and name != "bias"]:
@@ -195,7 +195,7 @@ def keep_onednn_scales_alive() -> None:
 
     The C++ handler keeps a raw pointer to the scale tensor; layerwise reload copies the values elsewhere and frees
     the tensor, after which the kernel reads freed memory and even reloading the same weights changes the output.
-    Tested: 0.32.0. Goes when the handler owns its scales.
+    Tested: 0.27.1, 0.32.0. Goes when the handler owns its scales.
     """
     from vllm import _custom_ops as ops
 
