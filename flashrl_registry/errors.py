@@ -20,6 +20,7 @@ The tree::
     |   +-- IntegrityError           a digest differs from what was recorded
     |   +-- AlreadyPublishedError    a published version never changes
     |   +-- ConflictError            somebody published meanwhile
+    |   +-- AccessDeniedError        the store wants to know who asks, or says no
     |   +-- StoreUnavailableError    the store cannot be read or written
     +-- ResolutionError              the plan cannot run here; decisions say why
     +-- InteropError                 another tool's file cannot be read or written
@@ -126,6 +127,7 @@ class Diagnostic:
         where: The rule or tensor that it is about.
         message: What is wrong.
         hint: What to do, or None.
+        rule: Name of the rule that it is about, or None.
     """
 
     code: str
@@ -133,6 +135,7 @@ class Diagnostic:
     where: str
     message: str
     hint: str | None = None
+    rule: str | None = None
 
     def __str__(self) -> str:
         text = f"{self.severity}[{self.code}] {self.where}: {self.message}"
@@ -152,14 +155,22 @@ class Decision:
 
 
 class CompileError(FlashRLError):
-    """The rules do not make a plan; carries all diagnostics."""
+    """The rules do not make a plan; carries all diagnostics.
+
+    Args:
+        diagnostics: One per rule or tensor.
+        lines: How people read them, alike ones together; one line for each where it is not given.
+        hint: What to do about all of them.
+    """
 
     code = "compile"
 
-    def __init__(self, diagnostics: Sequence[Diagnostic], *, hint: str | None = None) -> None:
+    def __init__(
+        self, diagnostics: Sequence[Diagnostic], *, lines: Sequence[str] | None = None, hint: str | None = None
+    ) -> None:
         self.diagnostics = tuple(diagnostics)
         super().__init__(
-            "\n".join(str(d) for d in self.diagnostics),
+            "\n".join(lines if lines is not None else (str(d) for d in self.diagnostics)),
             hint=hint,
             context={"diagnostics": [vars(d) for d in self.diagnostics]},
         )
@@ -235,6 +246,12 @@ class ConflictError(RegistryError):
     """Somebody published meanwhile: expected, actual, what changed."""
 
     code = "conflict"
+
+
+class AccessDeniedError(RegistryError):
+    """The store wants to know who asks, or says no."""
+
+    code = "access-denied"
 
 
 class StoreUnavailableError(RegistryError):

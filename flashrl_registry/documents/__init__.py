@@ -1,6 +1,7 @@
 """Documents: frozen values, no torch, no network."""
 
 from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
+from flashrl_registry.documents.history import ChannelEvent, History, NoticeEvent, PublishEvent
 from flashrl_registry.documents.hybrid import Hybrid, HybridMember
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
 from flashrl_registry.documents.kinds import KINDS, claimed_kind, read_any
@@ -35,6 +36,7 @@ __all__ = [
     "SCHEMES",
     "SYNONYMS",
     "BaseModelInfo",
+    "ChannelEvent",
     "Digest",
     "Document",
     "EngineArguments",
@@ -42,6 +44,7 @@ __all__ = [
     "EngineSettings",
     "Environment",
     "Frozen",
+    "History",
     "Hybrid",
     "HybridMember",
     "Inventory",
@@ -51,10 +54,12 @@ __all__ = [
     "LockedPlan",
     "Manifest",
     "ManifestFile",
+    "NoticeEvent",
     "Plan",
     "PlannedFamily",
     "Profile",
     "ProfileRef",
+    "PublishEvent",
     "QuantArgs",
     "QuantizeFp8",
     "QuantizeInt8",

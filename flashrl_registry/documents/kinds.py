@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flashrl_registry.documents._base import Document
 from flashrl_registry.documents.findings import describe, did_you_mean
+from flashrl_registry.documents.history import History
 from flashrl_registry.documents.hybrid import Hybrid
 from flashrl_registry.documents.io import parse_as, read_text, validate_parsed
 from flashrl_registry.documents.lock import Lock
@@ -16,7 +17,7 @@ from flashrl_registry.documents.rules import Rules
 from flashrl_registry.errors import Finding, SchemaError
 
 KINDS: dict[str, type[Document]] = {
-    model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid)
+    model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid, History)
 }
 """Document classes by the word in their ``schema_version``."""
 

@@ -3,18 +3,31 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
 
 from flashrl_registry.documents import SCHEMES, SYNONYMS, SchemeName, canonical_scheme
+from flashrl_registry.documents.history import CHANNEL_PATTERN
+from flashrl_registry.documents.manifest import VERSION_PATTERN
 from flashrl_registry.errors import InvalidRefError
 
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_NAMED = re.compile(
-    rf"(?P<name>{_SEGMENT}/{_SEGMENT})(?:@(?P<version>[A-Za-z0-9][A-Za-z0-9.+-]{{0,63}}))?"
-    r"(?:#(?P<digest>sha256[:=][0-9a-f]{64}))?"
+_SELECTOR = r"[A-Za-z0-9][A-Za-z0-9._+/%-]{0,127}"
+_NAMED = re.compile(rf"(?P<name>{_SEGMENT}/{_SEGMENT})(?:@(?P<version>{_SELECTOR}))?(?::(?P<member>{_SEGMENT}))?")
+_IN_HUB = re.compile(
+    rf"(?P<repository>{_SEGMENT}/{_SEGMENT})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._%-]{{0,127}}))?"
+    rf"/(?P<path>(?:{_SEGMENT}/)*{_SEGMENT})"
 )
+_YAML = re.compile(r".*\.ya?ml")
+_DIGEST = re.compile(r"sha256[:=][0-9a-f]{64}")
+_HF = "hf://"
 FORMS = (
     "a path to a plan folder or file (./plans/mine, plans/mine/plan.yaml)",
     "namespace/name[@version][#sha256=<64 hex digits>]",
+    "the same with a channel or a Hub revision (namespace/name@stable, @main, @<commit>), or with a member of it "
+    "(Qwen/Qwen3-8B:int8)",
+    "hf://owner/repo[@revision], which asks the Hub and nothing else",
+    "owner/repo/path/file.yaml, a file on the Hub",
     "a scheme name: " + ", ".join((*SCHEMES, *SYNONYMS)),
 )
 
@@ -42,24 +55,70 @@ class PathRef:
 
 @dataclass(frozen=True)
 class NamedRef:
-    """A published plan; without a version, the highest one."""
+    """A published plan; without a version, the highest one that is not withdrawn.
+
+    Attributes:
+        name: ``namespace/name``.
+        version: A version, a channel, or on a Hub any revision.
+        digest: The plan's digest, where it is pinned.
+        member: One plan of several under this name.
+        store: ``hub`` asks the Hub and nothing else; None asks the chain of stores.
+        endpoint: Address of that Hub; None for the client's default.
+    """
 
     name: str
     version: str | None = None
     digest: str | None = None
+    member: str | None = None
+    store: Literal["hub"] | None = None
+    endpoint: str | None = None
 
     def __str__(self) -> str:
-        return self.name + (f"@{self.version}" if self.version else "")
+        return (
+            (_HF if self.store == "hub" else "")
+            + self.name
+            + (f"@{self.version.replace('/', '%2F')}" if self.version else "")
+            + (f":{self.member}" if self.member else "")
+        )
 
 
-PlanRef = PresetRef | PathRef | NamedRef
+@dataclass(frozen=True)
+class HubFileRef:
+    """A file in a Hub repository, by FlashRL's rule for where configs are."""
+
+    repository: str
+    path: str
+    revision: str | None = None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}{f'@{self.revision}' if self.revision else ''}/{self.path}"
+
+
+PlanRef = PresetRef | PathRef | NamedRef | HubFileRef
+
+
+def is_version(text: str) -> bool:
+    """A semantic version, as versions of plans are."""
+    return re.fullmatch(VERSION_PATTERN, text) is not None
+
+
+def is_channel(text: str) -> bool:
+    """A name that a channel may have."""
+    return re.fullmatch(CHANNEL_PATTERN, text) is not None
+
+
+def is_commit(text: str) -> bool:
+    """A git commit in full."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
 def parse_ref(text: str) -> PlanRef:
     """Parse a reference.
 
-    ``./`` and endings such as ``.yaml`` always mean a path. What could be both an existing path and a registry name
-    is refused: a folder that happens to lie here must not stand in for a published plan.
+    ``./`` and endings such as ``.yaml`` mean a path, except that what does not exist here and has the form
+    ``owner/repo/path/file.yaml`` is a file on the Hub. What could be both an existing path and a registry name is
+    refused: a folder that happens to lie here must not stand in for a published plan.
 
     Raises:
         InvalidRefError: Not a reference; the hint lists the forms.
@@ -67,25 +126,55 @@ def parse_ref(text: str) -> PlanRef:
     text = text.strip()
     if (scheme := canonical_scheme(text)) is not None:
         return PresetRef(scheme)
-    path_text, pinned, digest_text = text.partition("#")
+    place, pinned, digest_text = text.partition("#")
     digest = None
     if pinned:
-        if not re.fullmatch(r"sha256[:=][0-9a-f]{64}", digest_text):
+        if not _DIGEST.fullmatch(digest_text):
             raise _invalid(text, f"'#{digest_text}' is not a digest")
         digest = digest_text.replace("=", ":")
-    match = _NAMED.fullmatch(text)
-    plainly_a_path = path_text.startswith((".", "/", "~")) or path_text.endswith((".yaml", ".yml", ".json"))
-    if path_text and (plainly_a_path or Path(path_text).exists()):
+    if place.startswith(_HF):
+        return _on_the_hub(text, place.removeprefix(_HF), digest)
+    match = _NAMED.fullmatch(place)
+    plainly_a_path = place.startswith((".", "/", "~")) or place.endswith((".yaml", ".yml", ".json"))
+    exists = bool(place) and Path(place).expanduser().exists()
+    if place and (plainly_a_path or exists):
         if match is not None and not plainly_a_path:
             raise InvalidRefError(
-                f"'{path_text}' is a path here and could be a registry name",
-                hint=f"write ./{path_text} for the path, or {path_text}@VERSION for the published plan",
+                f"'{place}' is a path here and could be a registry name",
+                hint=f"write ./{place} for the path, or {place}@VERSION for the published plan",
                 context={"ref": text},
             )
-        return PathRef(Path(path_text).expanduser(), digest)
+        in_hub = _IN_HUB.fullmatch(place)
+        if exists or in_hub is None or not _YAML.fullmatch(place):
+            return PathRef(Path(place).expanduser(), digest)
+        return _file(in_hub, digest)
     if match is None:
         raise _invalid(text, "not an existing path and not a registry name")
-    return NamedRef(match["name"], match["version"], digest)
+    version = _selector(match["version"], text)
+    return NamedRef(match["name"], version, digest, match["member"])
+
+
+def _on_the_hub(text: str, place: str, digest: str | None) -> PlanRef:
+    if match := _NAMED.fullmatch(place):
+        if "/" not in (match["version"] or ""):  # hf://owner/repo@revision/path/file.yaml is a file
+            return NamedRef(match["name"], _selector(match["version"], text), digest, match["member"], "hub")
+    if (match := _IN_HUB.fullmatch(place)) and _YAML.fullmatch(place):
+        return _file(match, digest)
+    raise _invalid(text, "after hf:// comes owner/repo, @revision or /path/file.yaml (a slash in a revision is %2F)")
+
+
+def _file(match: re.Match[str], digest: str | None) -> HubFileRef:
+    return HubFileRef(match["repository"], match["path"], match["revision"] and unquote(match["revision"]), digest)
+
+
+def _selector(version: str | None, text: str) -> str | None:
+    if version is None:
+        return None
+    selected = unquote(version)
+    # What git itself refuses in a ref, and what a path must not have.
+    if ".." in selected or "//" in selected or "%" in selected or selected.endswith(("/", ".", ".lock")):
+        raise _invalid(text, f"'@{version}' is neither a version, a channel nor a revision")
+    return selected
 
 
 def _invalid(text: str, why: str) -> InvalidRefError:

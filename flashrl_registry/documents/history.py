@@ -1,0 +1,114 @@
+"""History: what was said about a plan's versions after they were published.
+
+A version never changes; what moves lives here, as a list that only grows: which version a channel means, which
+versions are deprecated or withdrawn and why. The present state is what the events add up to, so who moved ``stable``,
+when and from where is never lost. A store appends with a compare-and-swap on the length of the list.
+"""
+
+import json
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from flashrl_registry.documents._base import Digest, Document, Frozen
+from flashrl_registry.documents.manifest import PlanName, SemVer
+
+# No version, no commit, nothing that git or a path could take for something else.
+CHANNEL_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"
+
+ChannelName = Annotated[str, Field(pattern=CHANNEL_PATTERN)]
+Instant = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(\+00:00|Z)$")]
+Who = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class PublishEvent(Frozen):
+    """A version was published; stores whose pointers to versions could move keep its digest here."""
+
+    kind: Literal["publish"] = "publish"
+    """Discriminator."""
+    at: Instant
+    """UTC time, ISO 8601."""
+    by: Who
+    """Who published it, as the store knows them."""
+    version: SemVer
+    """The version."""
+    plan_digest: Digest
+    """Digest of its plan."""
+
+
+class ChannelEvent(Frozen):
+    """A channel moved."""
+
+    kind: Literal["channel"] = "channel"
+    """Discriminator."""
+    at: Instant
+    """UTC time, ISO 8601."""
+    by: Who
+    """Who moved it, as the store knows them."""
+    channel: ChannelName
+    """The channel."""
+    previous: SemVer | None = None
+    """The version that it meant before; None for a new channel."""
+    version: SemVer
+    """The version that it means from now on."""
+
+
+class NoticeEvent(Frozen):
+    """A version was deprecated, withdrawn or taken back into use."""
+
+    kind: Literal["deprecate", "yank", "restore"]
+    """``deprecate``: still chosen, with a warning. ``yank``: chosen only by its exact version, with a warning.
+    ``restore``: neither any more."""
+    at: Instant
+    """UTC time, ISO 8601."""
+    by: Who
+    """Who said it, as the store knows them."""
+    version: SemVer
+    """The version."""
+    reason: Text
+    """Why, for everyone who uses it."""
+    replacement: Text | None = None
+    """What to use in its place: a version, or a reference."""
+
+
+Event = Annotated[PublishEvent | ChannelEvent | NoticeEvent, Field(discriminator="kind")]
+
+
+def _continuous(events: list[Event]) -> list[Event]:
+    channels: dict[str, str] = {}
+    published: set[str] = set()
+    for event in events:
+        if isinstance(event, ChannelEvent):
+            if channels.get(event.channel) != event.previous:
+                raise ValueError(
+                    f"channel '{event.channel}' was at {channels.get(event.channel)}, and the next event moves it "
+                    f"from {event.previous}"
+                )
+            channels[event.channel] = event.version
+        elif isinstance(event, PublishEvent):
+            if event.version in published:
+                raise ValueError(f"{event.version} is published twice")
+            published.add(event.version)
+    return events
+
+
+class History(Document):
+    """What was said about a plan's versions after they were published."""
+
+    KIND: ClassVar[str] = "history"
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"schema_revision"})
+
+    schema_version: Literal["flashrl.history/v1"] = "flashrl.history/v1"
+    """Document kind and schema major."""
+    schema_revision: Annotated[int, Field(ge=0)] = 0
+    """Additive revision of the schema."""
+    name: PlanName
+    """``namespace/name``."""
+    events: Annotated[list[Event], AfterValidator(_continuous)] = []
+    """Oldest first; only ever added to."""
+
+    def json_file(self) -> bytes:
+        """One value to a line, so that a review shows what was added."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
