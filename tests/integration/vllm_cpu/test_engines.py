@@ -1,5 +1,6 @@
 """Every kind of engine runs the plan, updates to what a fresh one would be, refuses half an update, and heals."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 pytestmark = pytest.mark.vllm
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
+PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 MISSING = "model.layers.1.mlp.down_proj.weight"
 TENSORS = 21
 # Two processes that compute share two cores; vLLM would bind both to the same one.
@@ -140,42 +142,41 @@ def test_async_replicas_of_a_hybrid_run_their_own_plans(run_scenario, job: Job, 
     assert all(text.startswith("NotServableError") for text in ran.result["incomplete_generate"])
 
 
-def complete(address: str, replica: int | None = None) -> list[str]:
-    """What an OpenAI client gets for the scenarios' prompts."""
-    from scenarios import TOKENS
-
+def complete(address: str, reference: dict[str, Any], replica: int | None = None) -> list[str]:
+    """What an OpenAI client gets for the prompts of another engine."""
     headers = {} if replica is None else {"X-data-parallel-rank": str(replica)}
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
         answers = [
             client.completions.create(model="tiny", prompt=p, max_tokens=16, temperature=0, extra_headers=headers)
-            for p in TOKENS
+            for p in reference["prompts"]
         ]
     return [answer.choices[0].text.strip() for answer in answers]
 
 
-def expected(reference: dict[str, Any]) -> list[str]:
-    return [serving.text_of(tokens) for tokens in reference["tokens"]]
+def answers_as(address: str, reference: dict[str, Any], replica: int | None = None) -> bool:
+    expected = [serving.text_of(tokens) for tokens in reference["tokens"]]
+    return complete(address, reference, replica) == expected
 
 
 def test_server_answers_as_the_offline_engine_and_503_while_its_weights_are_not_whole(
     job: Job, alone, tmp_path: Path
 ) -> None:
     with serving.served(job.first, str(job.plan), tmp_path) as address:
-        assert complete(address) == expected(alone["eight first"])
+        assert answers_as(address, alone["eight first"])
         code, body = serving.rpc(address, "flashrl_status")
         assert (code, body["results"][0]["plan_digest"]) == (200, alone["eight first"]["status"]["plan_digest"])
         assert serving.rpc(address, "reload_weights", weights_path=str(job.second))[0] == 200
-        assert complete(address) == expected(alone["eight second"])
+        assert answers_as(address, alone["eight second"])
         code, text = serving.rpc(address, "reload_weights", weights_path=str(job.lacking))
         assert code == 500
         assert MISSING in text
         for _ in range(3):
             with pytest.raises(openai.InternalServerError, match=MISSING) as refused:
-                complete(address)
+                complete(address, alone["eight first"])
             assert refused.value.status_code == 503
         assert serving.rpc(address, "flashrl_status")[1]["results"][0]["state"] == "quarantined"
         assert serving.rpc(address, "reload_weights", weights_path=str(job.second))[0] == 200
-        assert complete(address) == expected(alone["eight second"])
+        assert answers_as(address, alone["eight second"])
         report = serving.rpc(address, "flashrl_verify")[1]["results"][0]
         assert report["compared"] == report["equal"] == TENSORS
 
@@ -188,10 +189,10 @@ def test_server_with_replicas_of_a_hybrid_refuses_at_every_front_end(job: Job, a
         assert serving.rpc(address, "reload_weights", weights_path=str(job.lacking))[0] == 500
         for _ in range(6):  # two HTTP servers share the port
             with pytest.raises(openai.InternalServerError, match=MISSING):
-                complete(address)
+                complete(address, alone["eight first"])
         assert serving.rpc(address, "reload_weights", weights_path=str(job.second))[0] == 200
         for replica, member in enumerate(("eight", "plain")):
-            assert complete(address, replica) == expected(alone[f"{member} second"])
+            assert answers_as(address, alone[f"{member} second"], replica)
 
 
 def test_processes_of_a_launcher_take_their_own_member(run_scenario, job: Job, alone, tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_ray_nodes_run_the_pinned_plan_and_not_the_one_that_lies_there_later(
     shutil.copytree(job.plan, plan)
     command("flashrl-registry", "compile", "-m", job.first, "--scheme", "int8", "-o", changed)
     ran = run_scenario(
-        "ray", None, script="engines.py", env={"PYTHONPATH": str(HERE)},
+        "ray", None, script="engines.py", env={"PYTHONPATH": os.pathsep.join([str(HERE), *PATHS])},
         model=job.first, updated=job.second, plan=plan, changed=changed,
     )  # fmt: skip
     assert ran.returncode == 0, ran.log[-3000:]
