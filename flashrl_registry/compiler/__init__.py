@@ -6,6 +6,7 @@ from flashrl_registry.compiler.explain import Explanation, explain
 from flashrl_registry.compiler.lower import lower
 from flashrl_registry.compiler.memory import checkpoint_bytes, tensor_bytes, weight_bytes
 from flashrl_registry.compiler.presets import PRESETS, preset_rules
+from flashrl_registry.compiler.summary import diagnostic_lines
 
 __all__ = [
     "PRESETS",
@@ -16,6 +17,7 @@ __all__ = [
     "TensorChange",
     "checkpoint_bytes",
     "compile_plan",
+    "diagnostic_lines",
     "diff_plans",
     "explain",
     "lower",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flashrl_registry.compiler.checks import (
     check_arguments,
+    check_checkpoint,
     check_frozen,
     check_fused,
     check_profile,
@@ -15,6 +16,7 @@ from flashrl_registry.compiler.checks import (
 )
 from flashrl_registry.compiler.match import claims
 from flashrl_registry.compiler.modules import is_linear_weight, module_of
+from flashrl_registry.compiler.summary import diagnostic_lines
 from flashrl_registry.documents import (
     Inventory,
     Plan,
@@ -61,6 +63,8 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
         CompileError: Every tensor without a decision and every other error, all at once.
     """
     rule_of, diagnostics = claims(rules.rules, inventory.tensors)
+    if unusable := check_checkpoint(inventory):
+        raise CompileError(unusable, lines=diagnostic_lines(unusable))
     diagnostics += check_arguments(rules.rules)
     diagnostics += check_tensors(rule_of, inventory)
     diagnostics += check_fused(rule_of)
@@ -76,7 +80,7 @@ def compile_plan(rules: Rules, inventory: Inventory, profile: Profile | None = N
     if not wrong_profile:
         diagnostics += check_pruning(rules.rules, pruned)
     if diagnostics:
-        raise CompileError(diagnostics)
+        raise CompileError(diagnostics, lines=diagnostic_lines(diagnostics))
     for group in active:
         if treatment[group.source] == "keep":
             treatment[group.source] = "rescale"
@@ -129,8 +133,9 @@ def _split_smoothing(
 def _dropped_notes(dropped: list[SmoothingGroup], treatment: dict[str, Treatment]) -> list[Diagnostic]:
     notes = []
     for group in dropped:
-        kept = ", ".join(name for name in members(group) if treatment[name] != "int8")
-        message = f"smoothing is not applied: {kept} stays unquantized"
+        other = [name for name in members(group) if treatment[name] != "int8"]
+        leaves = ", ".join(dict.fromkeys(module_of(name).rpartition(".")[2] for name in other))
+        message = f"its smoothing is not applied, for not all that share it are int8: not {leaves}"
         notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
     return notes
 

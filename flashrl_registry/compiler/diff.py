@@ -127,12 +127,17 @@ def _tensor_changes(before: Plan, after: Plan) -> list[TensorChange]:
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in {**was, **now}:
         old, new = was.get(name), now.get(name)
-        if old != new:
+        # A rule's name decides nothing: a renamed one is listed among the rules.
+        if _without_rule(old) != _without_rule(new):
             alike[_shown(old, new), _shown(new, old)].append(name)
     changes = [
         TensorChange(family, family_size(family), *texts) for texts, names in alike.items() for family in factor(names)
     ]
     return sorted(changes, key=lambda change: natural_key(expand(change.names)[0]))
+
+
+def _without_rule(facts: dict[str, str] | None) -> dict[str, str] | None:
+    return None if facts is None else {key: value for key, value in facts.items() if key != "rule"}
 
 
 def _decisions(plan: Plan) -> dict[str, dict[str, str]]:

@@ -1,14 +1,13 @@
 """Why a plan treats a tensor as it does: the rule, the target that matched, the smoothing, the bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flashrl_registry.compiler.match import dead_target, matcher
+from flashrl_registry.compiler.match import dead_target, matching, partly_dead
 from flashrl_registry.compiler.memory import tensor_bytes
-from flashrl_registry.compiler.modules import module_of
 from flashrl_registry.compiler.smoothing import SmoothingSources, smoothing_sources
 from flashrl_registry.documents import Plan, PlannedFamily, Rule
-from flashrl_registry.documents.names import expand
+from flashrl_registry.documents.names import expand, factor
 from flashrl_registry.errors import CompileError, Diagnostic
 
 
@@ -26,8 +25,8 @@ class Explanation:
         target: The rule's target that matches.
         treatment: What happens to it, as the plan says.
         reason: What happens to it and why, in one sentence.
-        rows: Source of the factor that multiplies its rows, or None.
-        columns: Source of the factor that divides its input columns, or None.
+        rows: Source, or family of sources, of the factor that multiplies its rows, or None.
+        columns: Source, or family of sources, of the factor that divides its input columns, or None.
         bytes_before: Bytes of one tensor in the checkpoint.
         bytes_after: Bytes of one tensor in the engine.
     """
@@ -55,50 +54,44 @@ def explain(plan: Plan, target: str | None = None) -> tuple[Explanation, ...]:
         target: A tensor or module name, family, glob or ``re:`` expression; None explains every family.
 
     Returns:
-        One entry per family, or one per tensor that the target matches. For a family, ``rows`` and ``columns`` are
-        those of its first member.
+        One entry per family, of the plan or of what the target matches in it.
 
     Raises:
         CompileError: The target is malformed or matches nothing; the hint names the nearest.
     """
     sources = smoothing_sources(plan)
     if target is None:
-        return tuple(_explanation(plan, family, sources, family.names, expand(family.names)) for family in plan.tensors)
+        return tuple(_explanation(plan, family, sources, family.names) for family in plan.tensors)
+    all_names = [name for family in plan.tensors for name in expand(family.names)]
     try:
-        test = matcher(target)
+        wanted = set(matching(target, all_names))
     except ValueError as exc:
         raise CompileError([Diagnostic("bad-target", "error", "explain", str(exc))]) from exc
-    found = tuple(
-        _explanation(plan, family, sources, name, [name])
-        for family, name in _tensors(plan)
-        if test(name) or test(module_of(name))
+    if not wanted:
+        raise CompileError([dead_target("explain", target, all_names)])
+    if (partly := partly_dead("explain", target, wanted)) is not None:
+        raise CompileError([partly])
+    return tuple(
+        _explanation(plan, family, sources, pattern)
+        for family in plan.tensors
+        if (mine := wanted.intersection(expand(family.names)))
+        for pattern in factor(mine)
     )
-    if not found:
-        raise CompileError([dead_target("explain", target, [name for _, name in _tensors(plan)])])
-    return found
 
 
-def _tensors(plan: Plan) -> Iterator[tuple[PlannedFamily, str]]:
-    for family in plan.tensors:
-        for name in expand(family.names):
-            yield family, name
-
-
-def _explanation(
-    plan: Plan, family: PlannedFamily, sources: SmoothingSources, shown: str, names: list[str]
-) -> Explanation:
+def _explanation(plan: Plan, family: PlannedFamily, sources: SmoothingSources, pattern: str) -> Explanation:
     rule = next(rule for rule in plan.rules if rule.name == family.rule)
-    name = names[0]
-    rows = None if family.treatment == "keep" else sources.rows.get(name)
-    columns = sources.columns.get(name)
+    names = expand(pattern)
+    rows = None if family.treatment == "keep" else _family_of(sources.rows, names)
+    columns = _family_of(sources.columns, names)
     return Explanation(
-        names=shown,
+        names=pattern,
         num_tensors=len(names),
         shape=tuple(family.shape),
         dtype=family.dtype,
         rule=rule.name,
         scheme=rule.shown_scheme(),
-        target=next((target for target in rule.targets if _matches(target, name)), ""),
+        target=next((target for target in rule.targets if _matches(target, names[0])), ""),
         treatment=family.treatment,
         reason=_reason(plan, family, rule, rows, columns),
         rows=rows,
@@ -108,9 +101,14 @@ def _explanation(
     )
 
 
+def _family_of(source_of: Mapping[str, str], names: list[str]) -> str | None:
+    """The sources of some tensors, as one pattern; members of a family have sources of a family."""
+    found = dict.fromkeys(source_of[name] for name in names if name in source_of)
+    return " and ".join(factor(found)) if found else None
+
+
 def _matches(target: str, name: str) -> bool:
-    test = matcher(target)
-    return test(name) or test(module_of(name))
+    return bool(matching(target, [name]))
 
 
 def _reason(plan: Plan, family: PlannedFamily, rule: Rule, rows: str | None, columns: str | None) -> str:

@@ -7,11 +7,13 @@ Every code is in ``docs/diagnostics.md``.
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from flashrl_registry.compiler.checks import check_arguments, check_fused, check_tensors
+from flashrl_registry.compiler.checks import check_arguments, check_checkpoint, check_fused, check_tensors
 from flashrl_registry.compiler.lint_engine import lint_engine
-from flashrl_registry.compiler.match import dead_target, matcher
+from flashrl_registry.compiler.match import dead_target, matching, partly_dead
 from flashrl_registry.compiler.modules import module_of
+from flashrl_registry.compiler.summary import shown_names
 from flashrl_registry.documents import Inventory, Plan, Profile, Rule, Rules, TensorSpec
 from flashrl_registry.documents.names import expand, factor
 from flashrl_registry.errors import Diagnostic
@@ -31,12 +33,29 @@ def lint_rules(rules: Rules, inventory: Inventory | None = None) -> list[Diagnos
         Everything found, in the order of the document; ``where`` is a key path such as ``rules[0].targets[1]``.
     """
     found = lint_engine(rules.engine)
+    if inventory is not None and (unusable := check_checkpoint(inventory)):
+        return [*found, *unusable]
     if inventory is None:
         return [*found, *_lint_text(rules.rules), *_same_text(rules.rules)]
     claimed = _Claims(rules.rules, [tensor.name for tensor in inventory.tensors])
     found += [*_lint_text(rules.rules), *claimed.lint()]
     rule_of = claimed.decided()
-    return [*found, *check_arguments(rules.rules), *check_tensors(rule_of, inventory), *check_fused(rule_of)]
+    checked = [*check_arguments(rules.rules), *check_tensors(rule_of, inventory), *check_fused(rule_of)]
+    return [*found, *_grouped(checked, rules.rules)]
+
+
+def _grouped(checked: Sequence[Diagnostic], rules: Sequence[Rule]) -> Iterator[Diagnostic]:
+    """What differs only in the tensor becomes one finding, at the rule that it is about."""
+    index_of = {rule.name: index for index, rule in enumerate(rules)}
+    alike: dict[Diagnostic, list[str]] = {}
+    for diagnostic in checked:
+        alike.setdefault(replace(diagnostic, where=""), []).append(diagnostic.where)
+    for diagnostic, names in alike.items():
+        if diagnostic.rule is None:
+            yield replace(diagnostic, where=shown_names(names))
+            continue
+        about = "" if names[0].startswith("rule ") else f"{shown_names(names)}: "
+        yield replace(diagnostic, where=f"rules[{index_of[diagnostic.rule]}]", message=about + diagnostic.message)
 
 
 def lint_plan(plan: Plan, profile: Profile | None = None, inventory: Inventory | None = None) -> list[Diagnostic]:
@@ -108,13 +127,13 @@ class _Claims:
     def __init__(self, rules: Sequence[Rule], names: Sequence[str]) -> None:
         self.rules = rules
         self.names = names
-        modules = {name: module_of(name) for name in names}
-        texts = {text for index, rule in enumerate(rules) for _, _, text in _entries(index, rule)}
-        tests = {text: matcher(text) for text in texts}
-        self.hits = {
-            text: {name for name, module in modules.items() if test(name) or test(module)}
-            for text, test in tests.items()
-        }
+        self.hits: dict[str, set[str]] = {}
+        self.bad: dict[str, str] = {}
+        for text in dict.fromkeys(text for index, rule in enumerate(rules) for _, _, text in _entries(index, rule)):
+            try:
+                self.hits[text] = set(matching(text, names))
+            except ValueError as exc:
+                self.hits[text], self.bad[text] = set(), str(exc)
         self.ignored = [set[str]().union(*(self.hits[text] for text in rule.ignore)) for rule in rules]
         self.targeted = [set[str]().union(*(self.hits[text] for text in rule.targets)) for rule in rules]
         self.claimed = [targeted - ignored for targeted, ignored in zip(self.targeted, self.ignored, strict=True)]
@@ -131,9 +150,13 @@ class _Claims:
         """Everything that the matches show."""
         for index, rule in enumerate(self.rules):
             for key, place, text in _entries(index, rule):
-                if not self.hits[text]:
+                if text in self.bad:
+                    yield Diagnostic("bad-target", "error", place, self.bad[text])
+                elif not self.hits[text]:
                     if not _mixes_forms(text):
                         yield dead_target(place, text, self.names)
+                elif (partly := partly_dead(place, text, self.hits[text])) is not None:
+                    yield partly
                 elif key == "ignore":
                     yield from self._lint_ignore(index, place, text)
                 else:

@@ -29,6 +29,15 @@ def is_linear_weight(spec: TensorSpec) -> bool:
     return spec.name.endswith(".weight") and len(spec.shape) == 2 and leaf not in _EMBEDDINGS | _HEADS | _ROUTERS
 
 
+def what_it_is(spec: TensorSpec) -> str:
+    """Why a tensor is not a linear weight, in words."""
+    leaf = module_of(spec.name).rpartition(".")[2]
+    for leaves, what in ((_EMBEDDINGS, "an embedding"), (_HEADS, "an output head"), (_ROUTERS, "a router")):
+        if leaf in leaves:
+            return what
+    return f"not a linear weight (shape {spec.shape})"
+
+
 def shared_side(tensor: str) -> int:
     """The dimension of a linear weight that tensor parallelism shares out: 0 output rows, 1 input columns."""
     return 1 if module_of(tensor).rpartition(".")[2] in _ROW_PARALLEL else 0

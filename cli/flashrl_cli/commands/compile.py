@@ -1,5 +1,6 @@
 """``flashrl-registry compile``: rules and a model's tensor names to a plan."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -39,27 +40,29 @@ def compile_command(
 ) -> None:
     """Decide the treatment of every tensor, or say why not."""
     from flashrl_registry.checkpoints import read_inventory
-    from flashrl_registry.compiler import compile_plan, preset_rules
-    from flashrl_registry.documents import SCHEMES, SYNONYMS, Rules, canonical_scheme, read_document
-    from flashrl_registry.registry import read_profile, write_bundle
+    from flashrl_registry.compiler import compile_plan, diagnostic_lines, preset_rules
+    from flashrl_registry.documents import SCHEMES, SYNONYMS, canonical_scheme
+    from flashrl_registry.registry import compile_file, read_profile, write_bundle
 
     if scheme is not None and rules_file is not None:
         raise typer.BadParameter("give --scheme or --rules, not both")
-    wanted = canonical_scheme(scheme or "int8")
+    wanted = canonical_scheme("int8" if scheme is None else scheme)
     if wanted is None:
+        near = difflib.get_close_matches(str(scheme).lower(), (*SCHEMES, *SYNONYMS), n=1)
+        meant = f"; did you mean '{near[0]}'?" if near else ""
         names = ", ".join((*SCHEMES, *SYNONYMS))
-        raise typer.BadParameter(f"'{scheme}' is not one of {names}", param_hint="--scheme")
-    rules = read_document(rules_file, Rules) if rules_file is not None else None
+        raise typer.BadParameter(f"'{scheme}' is not one of {names}{meant}", param_hint="--scheme")
     inventory = read_inventory(model, name)
     profile, sidecar = read_profile(profile_path) if profile_path is not None else (None, None)
-    if rules is None:
-        rules = preset_rules(wanted, inventory, profile)
-    compiled = compile_plan(rules, inventory, profile)
+    if rules_file is not None:
+        compiled = compile_file(rules_file, inventory, profile)
+    else:
+        compiled = compile_plan(preset_rules(wanted, inventory, profile), inventory, profile)
     plan = compiled.plan
     if plan.profile is None:  # nothing of the profile is used, so the bundle does not need it
         profile, sidecar = None, None
     files = write_bundle(destination, plan, profile=profile, sidecar=sidecar)
-    notes = [str(note) for note in compiled.notes]
+    notes = diagnostic_lines(compiled.notes)
     lines = [
         f"plan    {destination}",
         f"digest  {plan.digest}",

@@ -107,7 +107,60 @@ def test_int8_is_not_for_norms_and_embeddings(inventory: Inventory) -> None:
 def test_a_low_bit_weight_is_not_quantized_again(make_checkpoint: Callable[..., Path]) -> None:
     inventory = read_checkpoint(make_checkpoint("low", {"a.up_proj.weight": (4, 4)}, dtype="I8")).inventory
     found = refused(preset_rules("int8", inventory), inventory)
-    assert [d.code for d in found] == ["not-a-float"]
+    assert [d.code for d in found] == ["quantized-checkpoint"], "one error, not one per tensor and scale"
+    assert "a.up_proj.weight is int8" in found[0].message
+
+
+def test_what_is_no_float_is_not_quantized(make_checkpoint: Callable[..., Path]) -> None:
+    inventory = read_checkpoint(make_checkpoint("table")).inventory
+    tensors = [tensor.model_copy(update={"dtype": "int64"}) for tensor in inventory.tensors]
+    odd = inventory.model_copy(update={"tensors": tensors})
+    assert {d.code for d in refused(preset_rules("int8", odd), odd)} == {"not-a-float"}
+
+
+def test_an_incomplete_stack_of_experts_is_named(make_checkpoint: Callable[..., Path]) -> None:
+    shapes = {f"m.experts.{e}.{leaf}.weight": (8, 8) for e in range(3) for leaf in ("up_proj", "down_proj")}
+    del shapes["m.experts.1.up_proj.weight"]
+    inventory = read_checkpoint(make_checkpoint("moe", shapes)).inventory
+    found = refused(preset_rules("int8", inventory), inventory)
+    assert [(d.code, d.where) for d in found] == [("incomplete-experts", "m.experts.1.up_proj.weight")]
+
+
+def test_a_family_beyond_the_last_layer_is_named(inventory: Inventory) -> None:
+    last = "model.layers.{1..3}.mlp.up_proj"
+    found = refused(rules(("bf16", ["*"], [last]), ("int8", [last])), inventory)
+    assert ("partly-dead-family", "rule 'rule1' targets") in [(d.code, d.where) for d in found]
+    assert "model.layers.{2..3}.mlp.up_proj" in found[0].message
+
+
+def test_an_expression_that_runs_for_ever_is_stopped(inventory: Inventory) -> None:
+    began = time.perf_counter()
+    # Of the expressions that hang Python's own engine, most are answered at once.
+    assert refused(rules(("bf16", ["*", "re:(([a-z._0-9]+)+)+!"])), inventory)[0].code == "dead-target"
+    found = refused(rules(("bf16", ["*", "re:(?:.|..|...)+(?<!t)"])), inventory)
+    assert time.perf_counter() - began < 15
+    assert [d.code for d in found] == ["bad-target"]
+    assert "takes more than" in found[0].message
+
+
+def test_one_fault_of_many_layers_is_one_line(inventory: Inventory) -> None:
+    with pytest.raises(CompileError) as caught:
+        compile_plan(rules(("int8", ["*_proj"]), ("bf16", REST), ("bf16", ["*mlp*"])), inventory)
+    assert len(caught.value.diagnostics) == 6
+    assert str(caught.value).splitlines() == [
+        "error[claimed-twice] model.layers.{0..1}.mlp.down_proj.weight, model.layers.{0..1}.mlp.gate_proj.weight, "
+        "model.layers.{0..1}.mlp.up_proj.weight: claimed by rule 'rule0' and rule 'rule2'; "
+        "narrow one target or add it to 'ignore'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("*_porj", "did you mean"), ("Linear", "not classes"), ("model.layers.{0..1}.*", "letters of the name")],
+)
+def test_a_slip_in_a_target_is_answered(inventory: Inventory, target: str, hint: str) -> None:
+    found = refused(rules(("bf16", ["*", target])), inventory)
+    assert hint in (found[0].hint or "")
 
 
 def test_a_profile_of_another_model_is_refused(make_checkpoint: Callable[..., Path], profile: Profile) -> None:

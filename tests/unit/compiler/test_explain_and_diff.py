@@ -44,7 +44,25 @@ def test_without_a_name_every_family_is_explained(smoothed_plan: Plan) -> None:
     [("*.q_proj", 2), ("re:.*norm.*", 5), ("model.layers.{0..1}.mlp.up_proj", 2), ("model.norm", 1)],
 )
 def test_globs_families_and_expressions_name_several(smoothed_plan: Plan, target: str, count: int) -> None:
-    assert len(explain(smoothed_plan, target)) == count
+    entries = explain(smoothed_plan, target)
+    assert sum(entry.num_tensors for entry in entries) == count
+    assert len(entries) <= 3, "one entry per family, not one per layer"
+
+
+def test_a_family_is_explained_with_the_factors_of_all_its_members(smoothed_plan: Plan) -> None:
+    [entry] = explain(smoothed_plan, "*.down_proj")
+    assert entry.columns == "model.layers.{0..1}.mlp.up_proj.weight"
+    assert "model.layers.{0..1}.mlp.up_proj.weight" in entry.reason
+
+
+def test_a_renamed_rule_changes_no_tensor(plan: Plan) -> None:
+    rules = [rule.model_copy(update={"name": "new-" + rule.name}) for rule in plan.rules]
+    tensors = [family.model_copy(update={"rule": "new-" + family.rule}) for family in plan.tensors]
+    renamed = plan.model_copy(update={"rules": rules, "tensors": tensors})
+    found = diff_plans(plan, renamed)
+    assert not found.tensors
+    assert not found.same
+    assert found.settings
 
 
 def test_an_unknown_tensor_is_answered_with_the_nearest(smoothed_plan: Plan) -> None:
