@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.checkpoints import read_inventory
+from flashrl_registry.checkpoints import (
+    CheckpointIndex,
+    RemoteCheckpoint,
+    read_checkpoint,
+    read_inventory,
+    read_remote_checkpoint,
+)
 from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.documents import Environment, Inventory
 from flashrl_registry.errors import FlashRLError
@@ -15,6 +21,7 @@ from flashrl_registry.resolver import Resolution, open_hybrid, resolve
 from flashrl_registry.runtime.doctor import Check, InstalledVLLM
 from flashrl_registry.runtime.reference import find_flashrl_config, plan_reference
 from flashrl_registry.runtime.settings import CONFIG, settings_from_env
+from flashrl_registry.runtime.start_model import check_start_model
 
 _NEEDS_MODEL = "give the engine's model with -m, a folder or owner/name on the Hub; only headers are read"
 
@@ -82,6 +89,7 @@ def _plan(name: str, ref: PlanRef, pinned: str | None, engine: _Engine) -> Check
         return Check("plan", "warn", f"{name} compiles a plan for the engine's model, and none was given", _NEEDS_MODEL)
     try:
         resolution = resolve(ref, inventory, engine.environment, engine.store)
+        _check_start(resolution)
     except FlashRLError as exc:
         return Check("plan", "fail", f"{name}: {exc.message}", exc.hint or "")
     if pinned not in {None, resolution.plan.digest}:
@@ -95,13 +103,27 @@ def _plan(name: str, ref: PlanRef, pinned: str | None, engine: _Engine) -> Check
     return Check("plan", "ok", f"{_told(name, resolution)}, for {inventory.name}")
 
 
+def _check_start(resolution: Resolution) -> None:
+    """The checkpoint that the plan names for the start, by its headers."""
+    model = resolution.resolved.engine.start_model
+    if model is None:
+        return
+    checkpoint: CheckpointIndex | RemoteCheckpoint
+    if (folder := Path(model).expanduser()).is_dir():
+        checkpoint = read_checkpoint(folder)
+    else:
+        repo, _, revision = model.partition("@")
+        checkpoint = read_remote_checkpoint(repo, revision or None)
+    specs = {tensor.name: tensor for tensor in checkpoint.inventory.tensors}
+    check_start_model(resolution.resolved, checkpoint.config, specs)
+
+
 def _told(name: str, resolution: Resolution) -> str:
-    counts = resolution.plan.count_by_treatment()
+    counts = ", ".join(f"{count} {how}" for how, count in sorted(resolution.plan.count_by_treatment().items()))
+    start = resolution.resolved.engine.start_model
+    begins = "" if start is None else f", starts with {start},"
     environment = resolution.resolved.environment
-    return (
-        f"{name}: {', '.join(f'{count} {how}' for how, count in sorted(counts.items()))} in vLLM {environment.vllm} "
-        f"on {environment.device}, {resolution.plan.digest}"
-    )
+    return f"{name}: {counts}{begins} in vLLM {environment.vllm} on {environment.device}, {resolution.plan.digest}"
 
 
 def _head(vllm: InstalledVLLM, environ: Mapping[str, str]) -> list[Check]:

@@ -151,6 +151,27 @@ def test_reloads_are_tried_before_the_engine_serves(
         assert ran.result[what] == alone.result[what], "the engine's own weights are back"
 
 
+def test_reloads_are_tried_on_the_other_release(
+    run_scenario: Callable[..., Any], tiny: Callable[..., Path], other_release: Path
+) -> None:
+    env = {"FLASHRL_TEST_RELOAD": str(tiny(2))}
+    ran = run_scenario("fresh", "int8", pythonpath=other_release, env=env, model=tiny(1))
+    assert ran.returncode == 0, ran.log[-3000:]
+    for name in (f"{tiny(2)}:", f"{tiny(1)} (its own):"):
+        assert f"FLASHRL_TEST_RELOAD {name}" in ran.log
+    assert ran.result["verify"][0]["different"] == []
+
+
+def test_reloads_end_under_the_plan_where_the_start_was_ready_made(
+    job: dict[str, Path], started: dict[str, Any], run_scenario: Callable[..., Any], tiny: Callable[..., Path]
+) -> None:
+    env = {"FLASHRL_TEST_RELOAD": str(tiny(2))}
+    ran = run_scenario("fresh", str(job["work"] / "ready_made"), env=env, model=job["model"])
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert "the engine serves the program's model under the plan now" in ran.log
+    assert ran.result["resident"] == started["plain"]["start"]["resident"]
+
+
 def test_a_reload_that_fails_stops_the_engine(
     run_scenario: Callable[..., Any], tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flashrl_registry.compiler import compile_plan, preset_rules
-from flashrl_registry.documents import Hybrid, HybridMember, Inventory, Plan, write_document
+from flashrl_registry.documents import EngineSettings, Hybrid, HybridMember, Inventory, Plan, write_document
 from flashrl_registry.registry import write_bundle
 from flashrl_registry.runtime import doctor
 from flashrl_registry.runtime.doctor import Check, InstalledVLLM
@@ -147,6 +147,17 @@ def test_a_flashrl_config_is_compiled_and_leaves_nothing(tmp_path: Path, checkpo
     assert not (tmp_path / "registry").exists()
     (check,) = apply(str(tmp_path / "flashrl_config.yaml"), None)
     assert check.health == "warn"
+
+
+def test_a_start_model_is_looked_at(
+    tmp_path: Path, inventory: Inventory, checkpoint: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    other = make_checkpoint("other", {"model.norm.weight": (4,), "model.embed_tokens.weight": (8, 4)})
+    for start, health in ((checkpoint, "ok"), (other, "fail"), (tmp_path / "nowhere", "fail")):
+        rules = preset_rules("int8", inventory).model_copy(update={"engine": EngineSettings(model=str(start))})
+        write_bundle(tmp_path / "plan", compile_plan(rules, inventory).plan)
+        (check,) = apply(str(tmp_path / "plan"), checkpoint)
+        assert check.health == health, check
 
 
 def test_fp32_heads_need_a_release_that_has_them(checkpoint: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flashrl_registry.errors import RuntimeLoadError
+from flashrl_registry.errors import ResolutionError, RuntimeLoadError
 from flashrl_registry.runtime import settings_from_env
 
 
@@ -38,3 +38,14 @@ def test_all_variables() -> None:
 def test_a_value_that_means_nothing_is_refused(environ: dict[str, str]) -> None:
     with pytest.raises(RuntimeLoadError, match="means nothing"):
         settings_from_env(environ)
+
+
+def test_an_fp32_head_that_the_release_ignores_stops_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flashrl_registry.runtime._vllm import compat, engine_args
+
+    monkeypatch.setattr(compat, "vllm_version", lambda: "0.25.1")
+    with pytest.raises(ResolutionError, match=r"FLASHRL_LMHEAD_FP32=1, and vLLM 0\.25\.1 ignores head_dtype"):
+        engine_args._lm_head_fp32(settings_from_env({"FLASHRL_LMHEAD_FP32": "1"}))
+    assert not engine_args._lm_head_fp32(settings_from_env({}))
+    monkeypatch.setattr(compat, "vllm_version", lambda: "0.27.1+cpu")
+    assert engine_args._lm_head_fp32(settings_from_env({"FLASHRL_LMHEAD_FP32": "1"}))
