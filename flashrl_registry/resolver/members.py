@@ -11,6 +11,7 @@ from flashrl_registry.documents import Hybrid, HybridMember, canonical_scheme, c
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import IntegrityError, NotFoundError
 from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanRef, PresetRef, open_bundle, parse_ref
+from flashrl_registry.resolver.locked import locked_reference
 
 HYBRID_YAML = "hybrid.yaml"
 
@@ -91,7 +92,7 @@ def pin_reference(ref: str, store: LocalStore) -> str:
             digest.
         DocumentError: It is malformed.
     """
-    parsed = parse_ref(ref)
+    parsed = locked_reference(ref) or parse_ref(ref)
     if isinstance(parsed, PresetRef):
         return str(parsed)
     if (opened := open_hybrid(parsed)) is not None:

@@ -42,6 +42,8 @@ def job(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> 
     digest = json.loads((work / "plain" / "plan.json").read_text())["digest"]
     entry = {"requested": "./plain", "source": {"kind": "path", "path": "./plain"}, "plan_digest": digest}
     (work / "plans.lock").write_text(json.dumps({"schema_version": "flashrl.lock/v1", "entries": [entry]}))
+    entry_text = (work / "flashrl" / "flashrl_config.yaml").read_text()
+    (work / "two.yaml").write_text(entry_text + "- fn: bf16\n  load_format: dummy\n")
     return {"work": work, "model": reference, "updated": tiny(2), "quantized": quantized}
 
 
@@ -55,9 +57,11 @@ def started(job: dict[str, Path], run_shared: Callable[..., Any]) -> dict[str, A
         "elsewhere": work / "elsewhere",
         "flashrl": work / "flashrl" / "flashrl_config.yaml",
         "lock": work / "plans.lock",
+        "replica": work / "two.yaml",
     }
     given = {key: str(job[key]) for key in ("model", "updated", "quantized")}
-    ran = run_shared("modes.py", "starts", **given, configs={name: str(path) for name, path in configs.items()})
+    texts = {name: str(path) for name, path in configs.items()}
+    ran = run_shared("modes.py", "starts", env={"FLASHRL_REPLICA": "1/2"}, configs=texts, **given)
     assert ran.returncode == 0, ran.log[-3000:]
     return {**ran.result, "log": ran.log}
 
@@ -97,6 +101,12 @@ def test_flashrl_s_own_config_starts_the_same_engine(started: dict[str, Any]) ->
     assert started["flashrl"]["start"]["resident"] == started["ready_made"]["start"]["resident"]
     assert started["flashrl"]["start"]["tokens"] == started["stock"]["tokens"]
     assert started["flashrl"]["start"]["status"]["layers"] == {"int8": 8}
+
+
+def test_each_replica_takes_its_entry_of_flashrl_s_config(started: dict[str, Any]) -> None:
+    report = started["replica"]["start"]["status"]
+    assert (report["member"], report["replica"]) == ("bf16", 1)
+    assert report["layers"] == {"unquantized": 8}
 
 
 def test_a_lock_starts_the_plan_that_it_pins(started: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flashrl_registry.documents import Plan
 from flashrl_registry.errors import IntegrityError, NotFoundError, StoreUnavailableError
 from flashrl_registry.registry import LocalStore, NamedRef, open_bundle, write_bundle
-from flashrl_registry.resolver import locked_reference
+from flashrl_registry.resolver import locked_reference, pin_reference
 
 DIGEST = "sha256:" + "1" * 64
 LOCAL = {"kind": "local", "name": "org/one", "version": "1.2.0"}
@@ -57,6 +57,8 @@ def test_a_path_is_relative_to_the_lock_and_pinned(tmp_path: Path, plan: Plan, m
     ref = locked_reference(str(lock(tmp_path / "job", ("./mine", {"kind": "path", "path": "./mine"}), digest=actual)))
     assert ref is not None
     assert open_bundle(ref, store).plan.digest == actual
+    pinned = pin_reference(str(tmp_path / "job" / "flashrl.lock"), store)
+    assert pinned == f"{(tmp_path / 'job' / 'mine').resolve()}#{actual.replace(':', '=')}"
 
 
 def test_a_plan_from_the_hub_says_what_this_release_cannot_do(tmp_path: Path) -> None:
