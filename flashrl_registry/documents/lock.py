@@ -54,6 +54,19 @@ class BundledSource(Frozen):
     """Its name among the curated plans."""
 
 
+class UrlSource(Frozen):
+    """A version in a shared store: an object store or a mounted folder."""
+
+    kind: Literal["url"] = "url"
+    """Discriminator."""
+    url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\s?#@]+$", max_length=1024)]
+    """Address of the store without credentials."""
+    name: PlanName
+    """``namespace/name``."""
+    version: SemVer
+    """Published version, which never changes."""
+
+
 class PathSource(Frozen):
     """A plan folder or file outside any registry."""
 
@@ -63,7 +76,7 @@ class PathSource(Frozen):
     """As written in the reference; relative ones are relative to the lock's folder."""
 
 
-Source = Annotated[HubSource | LocalSource | BundledSource | PathSource, Field(discriminator="kind")]
+Source = Annotated[HubSource | LocalSource | BundledSource | UrlSource | PathSource, Field(discriminator="kind")]
 
 
 class LockedPlan(Frozen):

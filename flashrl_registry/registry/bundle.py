@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashrl_registry.documents import Plan, Profile, Sidecar, read_document, write_document
+from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, UrlSource
 from flashrl_registry.errors import IntegrityError, NotFoundError, RegistryError
 
 PLAN_YAML, PLAN_JSON, PROFILE_YAML = "plan.yaml", "plan.json", "profile.yaml"
@@ -25,6 +26,8 @@ class PlanBundle:
         profile: Its profile, where one is beside it.
         sidecar: Path of the profile's vectors; None for a plan without smoothing.
         files: Every file of the bundle.
+        source: What a lock says of where it was found; None for a path.
+        warnings: What whoever uses it should read: deprecated, withdrawn, or older than the store may have.
     """
 
     plan: Plan
@@ -32,6 +35,8 @@ class PlanBundle:
     profile: Profile | None
     sidecar: Path | None
     files: tuple[Path, ...]
+    source: HubSource | LocalSource | BundledSource | UrlSource | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_bundle(path: Path) -> PlanBundle:

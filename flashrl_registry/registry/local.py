@@ -1,46 +1,56 @@
 """The local registry: a folder of published plans.
 
-Layout: ``<root>/<namespace>/<name>/<version>/`` with ``manifest.json`` and the bundle's files. Invariants:
+Layout: ``<root>/<namespace>/<name>/<version>/`` with ``manifest.json`` and the bundle's files, and beside the versions
+``history.json`` once something was said about one of them. Invariants:
 
-* A version appears in one rename and never changes. Whatever is written before that lies in ``<root>/.staging``,
-  so a process killed at any point leaves the registry as it was before or as it is after.
+* A version appears in one rename and never changes; a history is replaced in one rename. Whatever is written before
+  that lies in ``<root>/.staging``, so a process killed at any point leaves the registry as it was or as it is after.
 * Reads trust nothing: every file is hashed against the manifest, the plan against the reference's digest.
-* Names come from a pattern without separators or leading dots, so none leaves the root.
+* Names come from a pattern without separators or leading dots, so none leaves the root; neither does a link in the
+  way of one. Two names that some file system takes for one are not both published.
+* Everything under a name beginning with a dot can be removed at any time; nothing is lost with it.
 """
 
 import builtins
 import difflib
-import re
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from packaging.version import Version
 from platformdirs import user_data_path
 
-from flashrl_registry.documents import Manifest, Plan
-from flashrl_registry.documents.manifest import NAME_PATTERN, VERSION_PATTERN
+from flashrl_registry.documents import History, Plan, read_document
+from flashrl_registry.documents.history import Event
+from flashrl_registry.documents.lock import LocalSource
 from flashrl_registry.errors import (
     AlreadyPublishedError,
+    ConflictError,
+    DocumentError,
     FlashRLError,
     IntegrityError,
-    InvalidRefError,
     NotFoundError,
     StoreUnavailableError,
 )
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle
-from flashrl_registry.registry.ref import NamedRef
+from flashrl_registry.registry.channels import local_user
+from flashrl_registry.registry.folders import check_new_name, entries, version_folder
+from flashrl_registry.registry.index import indexed
+from flashrl_registry.registry.ref import NamedRef, is_name, is_version
+from flashrl_registry.registry.standing import in_order, select, standing_of
+from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.version import check_files, read_manifest, sync_folder, write_version
 
 REGISTRY_VARIABLE = "FLASHRL_REGISTRY"
 
-_STAGING, _LOCK = ".staging", ".lock"
+HISTORY_JSON = "history.json"
+
+_STAGING, _LOCK, _INDEX = ".staging", ".lock", ".index.sqlite"
 _LOCK_SECONDS = 60.0
-_NAME, _VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 
 
 def default_registry_root(environ: Mapping[str, str]) -> Path:
@@ -53,30 +63,6 @@ def default_registry_root(environ: Mapping[str, str]) -> Path:
     return Path(given).expanduser() if given else user_data_path("flashrl-registry", appauthor=False)
 
 
-@dataclass(frozen=True)
-class Published:
-    """One published version.
-
-    Attributes:
-        name: ``namespace/name``.
-        version: Semantic version.
-        manifest: What it consists of.
-        folder: Where it lies.
-        created: False when a publish found the same plan there already and changed nothing.
-    """
-
-    name: str
-    version: str
-    manifest: Manifest
-    folder: Path
-    created: bool = True
-
-    @property
-    def ref(self) -> str:
-        """``namespace/name@version``."""
-        return f"{self.name}@{self.version}"
-
-
 class LocalStore:
     """A folder of published plans.
 
@@ -84,8 +70,19 @@ class LocalStore:
         root: The folder; created at the first publish.
     """
 
+    kind = "local"
+
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def place(self) -> str:
+        """Which registry, for people."""
+        return f"the local registry {self.root}"
+
+    def whoami(self) -> str:
+        """The user of this process."""
+        return local_user()
 
     def publish(self, bundle: PlanBundle, name: str, version: str) -> Published:
         """Publish a bundle; all of it becomes visible at once, or nothing.
@@ -105,21 +102,66 @@ class LocalStore:
             StoreUnavailableError: The folder cannot be written.
         """
         folder = self._folder(name, version)
-        try:
-            with self._locked(), self._staging() as stage:
+        with self._writing():
+            check_new_name(self.root, name)
+            with self._staging() as stage:
                 manifest = write_version(stage, bundle, name, version)
                 if folder.exists():
                     return self._published_before(bundle.plan, name, version)
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 stage.rename(folder)
-                sync_folder(folder.parent)
-        except OSError as exc:
-            raise StoreUnavailableError(
-                f"the registry at {self.root} cannot be written: {exc}",
-                hint=f"make the folder writable, or set {REGISTRY_VARIABLE} to another one",
-                context={"store": str(self.root)},
-            ) from exc
-        return Published(name, version, manifest, folder)
+                for parent in (folder.parent, folder.parent.parent, self.root):
+                    sync_folder(parent)
+        return Published(name, version, manifest, self.place, folder)
+
+    def history(self, name: str) -> History:
+        """What was said about a name's versions.
+
+        Raises:
+            InvalidRefError: The name is malformed.
+            IntegrityError: The file was changed to something that is no history.
+        """
+        file = self._folder(name, "0.0.0").parent / HISTORY_JSON
+        if not file.exists():
+            return History(name=name)
+        try:
+            found = read_document(file, History)
+        except DocumentError as exc:
+            hint = f"restore {file}, or remove it: channels, deprecations and withdrawals are in it"
+            raise IntegrityError(f"the history of {name} is damaged: {exc.message}", hint=hint) from exc
+        if found.name != name:
+            raise IntegrityError(f"{file} is the history of {found.name}, not of {name}")
+        return found
+
+    def append(self, name: str, event: Event, expected: int) -> History:
+        """Add an event to a history that still has ``expected`` events.
+
+        Raises:
+            ConflictError: It has others by now.
+            NotFoundError: Nothing is published under the name.
+            StoreUnavailableError: The folder cannot be written.
+        """
+        folder = self._folder(name, "0.0.0").parent
+        with self._writing():
+            if not self.versions(name):
+                raise self._not_found(NamedRef(name))
+            history = self.history(name)
+            if len(history.events) != expected:
+                raise ConflictError(
+                    f"the history of {name} has {len(history.events)} events by now, not {expected}",
+                    context={"expected": expected, "actual": len(history.events)},
+                )
+            # Built anew, not copied: the rules about what may follow what are checked.
+            history = History(name=name, events=[*history.events, event])
+            with self._staging() as stage:
+                file = stage / HISTORY_JSON
+                with file.open("wb") as handle:
+                    handle.write(history.json_file())
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                file.rename(folder / HISTORY_JSON)
+                sync_folder(folder)
+        return history
 
     def get(self, ref: NamedRef) -> PlanBundle:
         """Read a published plan and check all of its bytes.
@@ -135,9 +177,10 @@ class LocalStore:
             NotFoundError: Nothing is published under it; names the nearest.
             IntegrityError: A file differs from the manifest, or the plan from the reference's digest.
         """
-        published = self._find(ref)
-        check_files(published.folder, published.manifest)
-        bundle = read_bundle(published.folder)
+        published, warnings = self._find(ref)
+        folder = self._folder(published.name, published.version)
+        check_files(folder, published.manifest)
+        bundle = read_bundle(folder)
         for expected, what in ((published.manifest.plan_digest, "its manifest"), (ref.digest, "the reference")):
             if expected is not None and expected != bundle.plan.digest:
                 raise IntegrityError(
@@ -145,15 +188,23 @@ class LocalStore:
                     f"actual {bundle.plan.digest}",
                     context={"ref": published.ref, "expected": expected, "actual": bundle.plan.digest},
                 )
-        return replace(bundle, origin=f"{published.ref} in {self.root}")
+        source = LocalSource(name=published.name, version=published.version)
+        return replace(bundle, origin=f"{published.ref} in {self.root}", source=source, warnings=warnings)
 
     def versions(self, name: str) -> builtins.list[str]:
         """Published versions of a name, lowest first; empty for an unknown name."""
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             return []
         folder = self.root / name
-        found = [entry.name for entry in _entries(folder) if _VERSION.fullmatch(entry.name)]
-        return sorted(found, key=Version)
+        return in_order([entry.name for entry in entries(folder) if is_version(entry.name)])
+
+    def listing(self) -> Iterator[Listed | FlashRLError]:
+        """Every published version by name and version; an error for each that cannot be read.
+
+        What was read once is kept in an index, so that ten thousand plans are listed in a second; :meth:`get` and
+        ``verify`` check the bytes.
+        """
+        yield from indexed(self.root, _INDEX, self._names(), self.versions)
 
     def scan(self) -> tuple[builtins.list[Published], builtins.list[FlashRLError]]:
         """Every published version by name and version, and what is wrong with those that cannot be read.
@@ -184,41 +235,33 @@ class LocalStore:
         return found
 
     def _names(self) -> Iterator[str]:
-        for namespace in _entries(self.root):
-            for entry in _entries(namespace):
-                if _NAME.fullmatch(name := f"{namespace.name}/{entry.name}"):
+        for namespace in entries(self.root):
+            for entry in entries(namespace):
+                if is_name(name := f"{namespace.name}/{entry.name}"):
                     yield name
 
     def _folder(self, name: str, version: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise InvalidRefError(
-                f"'{name}' is not a plan name",
-                hint="write namespace/name: letters, digits, '.', '_' and '-', each starting with a letter or digit",
-                context={"ref": name},
-            )
-        if not _VERSION.fullmatch(version):
-            raise InvalidRefError(
-                f"'{version}' is not a version", hint="write a semantic version such as 1.0.0", context={"ref": name}
-            )
-        return self.root / name / version
+        return version_folder(self.root, name, version)
 
-    def _find(self, ref: NamedRef) -> Published:
+    def _find(self, ref: NamedRef) -> tuple[Published, tuple[str, ...]]:
         self._folder(ref.name, "0.0.0")  # refuses a malformed name before it becomes a path
         versions = self.versions(ref.name)
-        version = ref.version or (versions[-1] if versions else None)
-        if version is None or version not in versions:
-            raise self._not_found(ref, versions)
-        return self._manifest(ref.name, version)
+        if not versions:
+            raise self._not_found(ref)
+        if ref.member is not None:
+            raise NotFoundError(
+                f"{ref.name} in {self.place} holds one plan and no member '{ref.member}'",
+                hint=f"write {ref.name} without ':{ref.member}'",
+                context={"ref": str(ref), "stores": [str(self.root)]},
+            )
+        version, warnings = select(ref, versions, standing_of(self.history(ref.name)), self.place)
+        return self._manifest(ref.name, version), warnings
 
-    def _not_found(self, ref: NamedRef, versions: builtins.list[str]) -> NotFoundError:
-        if versions:
-            near = difflib.get_close_matches(ref.version or "", versions, n=3, cutoff=0.0)
-            hint = f"published versions: {', '.join(versions[-8:])}"
-        else:
-            names = list(self._names())
-            near = difflib.get_close_matches(ref.name, names, n=3, cutoff=0.4)
-            hint = f"nearest names: {', '.join(near)}" if near else f"{len(names)} names are published there"
-            hint += "; see all with: flashrl-registry list"
+    def _not_found(self, ref: NamedRef) -> NotFoundError:
+        names = list(self._names())
+        near = difflib.get_close_matches(ref.name, names, n=3, cutoff=0.4)
+        hint = f"nearest names: {', '.join(near)}" if near else f"{len(names)} names are published there"
+        hint += "; see all with: flashrl-registry list"
         return NotFoundError(
             f"nothing is published as {ref} in the local registry {self.root}",
             hint=hint,
@@ -227,7 +270,7 @@ class LocalStore:
 
     def _manifest(self, name: str, version: str) -> Published:
         folder = self.root / name / version
-        return Published(name, version, read_manifest(folder, name, version), folder)
+        return Published(name, version, read_manifest(folder, name, version), self.place, folder)
 
     def _published_before(self, plan: Plan, name: str, version: str) -> Published:
         there = self.get(NamedRef(name, version)).plan
@@ -242,6 +285,19 @@ class LocalStore:
                 context={"ref": ref, "expected": there.digest, "actual": plan.digest, "fields": fields},
             )
         return replace(self._manifest(name, version), created=False)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The lock, and what a file system that cannot be written says."""
+        try:
+            with self._locked():
+                yield
+        except OSError as exc:
+            raise StoreUnavailableError(
+                f"the registry at {self.root} cannot be written: {exc}",
+                hint=f"make the folder writable, or set {REGISTRY_VARIABLE} to another one",
+                context={"store": str(self.root)},
+            ) from exc
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -272,13 +328,3 @@ class LocalStore:
             yield folder
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Sub-folders without a leading dot, by name; none where the folder is missing."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as exc:
-        raise StoreUnavailableError(f"{folder} cannot be read: {exc.strerror}", context={"store": str(folder)}) from exc

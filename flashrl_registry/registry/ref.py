@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from flashrl_registry.documents import SCHEMES, SYNONYMS, SchemeName, canonical_scheme
 from flashrl_registry.documents.history import CHANNEL_PATTERN
-from flashrl_registry.documents.manifest import VERSION_PATTERN
+from flashrl_registry.documents.manifest import NAME_PATTERN, VERSION_PATTERN
 from flashrl_registry.errors import InvalidRefError
 
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -98,6 +98,11 @@ class HubFileRef:
 PlanRef = PresetRef | PathRef | NamedRef | HubFileRef
 
 
+def is_name(text: str) -> bool:
+    """``namespace/name``, as plans are published under."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
 def is_version(text: str) -> bool:
     """A semantic version, as versions of plans are."""
     return re.fullmatch(VERSION_PATTERN, text) is not None
@@ -155,9 +160,9 @@ def parse_ref(text: str) -> PlanRef:
 
 
 def _on_the_hub(text: str, place: str, digest: str | None) -> PlanRef:
-    if match := _NAMED.fullmatch(place):
-        if "/" not in (match["version"] or ""):  # hf://owner/repo@revision/path/file.yaml is a file
-            return NamedRef(match["name"], _selector(match["version"], text), digest, match["member"], "hub")
+    match = _NAMED.fullmatch(place)
+    if match is not None and "/" not in (match["version"] or ""):  # hf://owner/repo@revision/path/x.yaml is a file
+        return NamedRef(match["name"], _selector(match["version"], text), digest, match["member"], "hub")
     if (match := _IN_HUB.fullmatch(place)) and _YAML.fullmatch(place):
         return _file(match, digest)
     raise _invalid(text, "after hf:// comes owner/repo, @revision or /path/file.yaml (a slash in a revision is %2F)")

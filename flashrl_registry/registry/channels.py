@@ -1,0 +1,182 @@
+"""Channels, deprecations and withdrawals: the same in every store, over its compare-and-swap."""
+
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from flashrl_registry.documents import ChannelEvent, History, NoticeEvent
+from flashrl_registry.documents.history import Event
+from flashrl_registry.errors import ConflictError, InvalidRefError, NotFoundError, RegistryError
+from flashrl_registry.registry.ref import NamedRef, is_channel, is_version
+from flashrl_registry.registry.standing import Standing, in_order, nothing_there, standing_of
+from flashrl_registry.registry.store import Store
+
+NOBODY = "none"
+"""For ``expected``: the channel must not exist yet."""
+
+_ATTEMPTS = 64
+E = TypeVar("E", ChannelEvent, NoticeEvent)
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What came of moving a channel or of a notice.
+
+    Attributes:
+        event: What the history says now.
+        changed: False when it said so already.
+    """
+
+    event: ChannelEvent | NoticeEvent
+    changed: bool
+
+
+def now() -> str:
+    """This instant, fine enough to tell two events of one person apart."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def local_user() -> str:
+    """Who runs this process; stores without accounts have no better name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container without a passwd entry
+        return "unknown"
+
+
+def move_channel(store: Store, name: str, channel: str, version: str, *, expected: str | None = None) -> Appended:
+    """Point a channel at a version.
+
+    Args:
+        store: The store.
+        name: ``namespace/name``.
+        channel: The channel; made where it does not exist.
+        version: A published version that was not withdrawn.
+        expected: The version that the channel must be at, or :data:`NOBODY`; None moves it from wherever it is when
+            this is called.
+
+    Returns:
+        The move; ``changed`` is False when the channel was there already.
+
+    Raises:
+        InvalidRefError: The channel's name or the version is malformed.
+        NotFoundError: No such version.
+        ConflictError: The channel is somewhere else, or somebody moved it meanwhile.
+    """
+    if not is_channel(channel):
+        raise InvalidRefError(
+            f"'{channel}' is not a channel name",
+            hint="write a lower-case letter, then up to 31 letters, digits and hyphens, as in 'stable'",
+            context={"channel": channel},
+        )
+    versions = _versions(store, name, version)
+    first = standing_of(store.history(name)).channels.get(channel)
+    wanted = first if expected is None else (None if expected == NOBODY else expected)
+
+    def make(standing: Standing) -> ChannelEvent | None:
+        at = standing.channels.get(channel)
+        if at == version:
+            return None
+        if at != wanted:
+            raise ConflictError(
+                f"channel '{channel}' of {name} in {store.place} is at {at or 'no version'}, not at "
+                f"{wanted or 'no version'}",
+                hint=f"see who moved it: flashrl-registry channel history {name}; then move it again",
+                context={"channel": channel, "expected": wanted, "actual": at, "wanted": version},
+            )
+        if standing.yanked(version):
+            raise NotFoundError(standing.warnings(name, version)[0], hint=f"choose one of {', '.join(versions)}")
+        return ChannelEvent(at=now(), by=store.whoami(), channel=channel, previous=at, version=version)
+
+    return _append(store, name, make, lambda event: isinstance(event, ChannelEvent) and event.channel == channel)
+
+
+def announce(
+    store: Store,
+    name: str,
+    version: str,
+    kind: Literal["deprecate", "yank", "restore"],
+    *,
+    reason: str,
+    replacement: str | None = None,
+) -> Appended:
+    """Say something about a version: everyone who uses it reads it.
+
+    Args:
+        store: The store.
+        name: ``namespace/name``.
+        version: A published version.
+        kind: See :class:`NoticeEvent`.
+        reason: Why.
+        replacement: What to use in its place.
+
+    Raises:
+        InvalidRefError: Malformed.
+        NotFoundError: No such version.
+        RegistryError: A channel points at the version that is to be withdrawn.
+        ConflictError: Other events kept coming.
+    """
+    _versions(store, name, version)
+    if not reason.strip():
+        raise InvalidRefError("a reason is needed: everyone who uses the version reads it")
+
+    def make(standing: Standing) -> NoticeEvent | None:
+        there = standing.notices.get(version)
+        said = (there.kind, there.reason, there.replacement) if there else None
+        if said == (kind, reason, replacement) or (there is None and kind == "restore"):
+            return None
+        at = [channel for channel, at in sorted(standing.channels.items()) if at == version]
+        if kind == "yank" and at:
+            raise RegistryError(
+                f"{name}@{version} cannot be withdrawn while {' and '.join(repr(channel) for channel in at)} "
+                f"point{'s' if len(at) == 1 else ''} at it: jobs that follow the channel would stop",
+                hint=f"first: flashrl-registry channel set {name} {at[0]} VERSION",
+                context={"channels": at},
+            )
+        return NoticeEvent(
+            kind=kind, at=now(), by=store.whoami(), version=version, reason=reason, replacement=replacement
+        )
+
+    return _append(store, name, make, lambda event: isinstance(event, NoticeEvent) and event.version == version)
+
+
+def _append(store: Store, name: str, make: Callable[[Standing], E | None], about: Callable[[Event], bool]) -> Appended:
+    """Append what ``make`` decides from the present state; when another event got in between, decide again."""
+    for _ in range(_ATTEMPTS):
+        history = store.history(name)
+        event = make(standing_of(history))
+        if event is None:
+            return Appended(_last(history, about), changed=False)
+        try:
+            store.append(name, event, len(history.events))
+        except ConflictError:
+            continue
+        return Appended(event, changed=True)
+    raise ConflictError(
+        f"{name} in {store.place} changed {_ATTEMPTS} times while this was tried",
+        hint="try again when others are done",
+        context={"store": store.place},
+    )
+
+
+def _last(history: History, about: Callable[[Event], bool]) -> ChannelEvent | NoticeEvent:
+    found = [event for event in history.events if about(event)]
+    if not found:
+        raise NotFoundError(f"nothing was said against it in the history of {history.name}")
+    event = found[-1]
+    assert isinstance(event, ChannelEvent | NoticeEvent)
+    return event
+
+
+def _versions(store: Store, name: str, version: str) -> list[str]:
+    if not is_version(version):
+        raise InvalidRefError(f"'{version}' is not a version", hint="write a semantic version such as 1.0.0")
+    versions = in_order(store.versions(name))
+    if version not in versions:
+        ref = NamedRef(name, version)
+        if versions:
+            raise nothing_there(ref, versions, Standing(), store.place)
+        raise NotFoundError(f"nothing is published as {name} in {store.place}", context={"ref": str(ref)})
+    return versions

@@ -1,0 +1,129 @@
+"""An index of a registry folder: what ``list`` and ``search`` show, without reading ten thousand documents.
+
+It is a cache and nothing else: the folders decide what is published, and a row counts only while the manifest that it
+was made from has the same size and time. Without a writable folder everything works, only slower.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.documents import History, read_document
+from flashrl_registry.documents.io import read_text
+from flashrl_registry.errors import FlashRLError
+from flashrl_registry.registry.bundle import PLAN_JSON
+from flashrl_registry.registry.standing import Standing, standing_of
+from flashrl_registry.registry.store import Listed
+from flashrl_registry.registry.version import MANIFEST_JSON, read_manifest
+
+_LAYOUT = 1  # of the table; another one is made anew
+_READ = "SELECT version, stamp, model, architecture, schemes, vllm, digest, published_at FROM plans WHERE name = ?"
+_WRITE = "INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?)"
+
+
+def indexed(
+    root: Path, file_name: str, names: Iterable[str], versions_of: Callable[[str], list[str]]
+) -> Iterator[Listed | FlashRLError]:
+    """Lines for every version of every name, or the error that reading it gives.
+
+    Args:
+        root: The registry's folder.
+        file_name: The index in it.
+        names: Names in their order.
+        versions_of: A name's versions in their order.
+    """
+    with closing(_open(root / file_name)) as rows:
+        for name in names:
+            versions = versions_of(name)
+            known = {row[0]: row[1:] for row in rows.execute(_READ, (name,))}
+            try:
+                standing = _standing(root / name, name)
+            except FlashRLError as exc:
+                yield exc
+                standing = Standing()
+            for version in versions:
+                line = _line(rows, root / name / version, name, version, known.get(version))
+                yield replace(line, state=standing.state(version)) if isinstance(line, Listed) else line
+            for gone in known.keys() - set(versions):
+                rows.execute("DELETE FROM plans WHERE name = ? AND version = ?", (name, gone))
+        try:
+            rows.commit()
+        except sqlite3.Error:  # another process holds the index, or the folder is read-only: the next listing tries
+            rows.rollback()
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    for place in (file, file, None):
+        try:
+            rows = sqlite3.connect(place or ":memory:", timeout=0.2)
+            if rows.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+                rows.executescript(
+                    "DROP TABLE IF EXISTS plans; CREATE TABLE plans (name TEXT, version TEXT, stamp TEXT, model TEXT, "
+                    "architecture TEXT, schemes TEXT, vllm TEXT, digest TEXT, published_at TEXT, "
+                    f"PRIMARY KEY (name, version)) WITHOUT ROWID; PRAGMA user_version = {_LAYOUT};"
+                )
+            else:
+                rows.execute("SELECT name FROM plans LIMIT 1").fetchone()
+        except sqlite3.DatabaseError:  # not there and not writable, busy, or not an index: made anew, else in memory
+            _drop(file)
+        else:
+            return rows
+    raise AssertionError("a database in memory cannot be opened")
+
+
+def _drop(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:  # a read-only registry keeps whatever lies there
+        return
+
+
+def _line(
+    rows: sqlite3.Connection, folder: Path, name: str, version: str, known: tuple[Any, ...] | None
+) -> Listed | FlashRLError:
+    try:
+        facts = (folder / MANIFEST_JSON).stat()
+        stamp = f"{facts.st_mtime_ns} {facts.st_size}"
+    except OSError:
+        stamp = ""
+    if known is not None and stamp and known[0] == stamp:
+        _, model, architecture, schemes, vllm, digest, published_at = known
+        return Listed(name, version, model, architecture, tuple(schemes.split()), vllm, digest, published_at)
+    try:
+        manifest = read_manifest(folder, name, version)
+    except FlashRLError as exc:
+        return exc
+    try:
+        architecture, vllm = facts_of(json.loads(read_text(folder / PLAN_JSON)))
+    except FlashRLError as exc:
+        return exc
+    except (ValueError, KeyError, TypeError):  # the bytes were changed: the listing stands, reading the plan says so
+        architecture, vllm = "", ""
+    line = Listed(
+        name, version, manifest.base_model, architecture, tuple(s.replace(" ", "_") for s in manifest.schemes), vllm,
+        manifest.plan_digest, manifest.published_at,
+    )  # fmt: skip
+    values = (name, version, stamp, line.model, architecture, " ".join(line.schemes), vllm, line.digest,
+              line.published_at)  # fmt: skip
+    try:
+        rows.execute(_WRITE, values)
+    except sqlite3.Error:  # read-only, or busy
+        return line
+    return line
+
+
+def facts_of(plan: dict[str, Any]) -> tuple[str, str]:
+    """Architecture and vLLM range of a plan's data."""
+    return str(plan["base_model"]["architecture"]), str(plan["engine"]["vllm"])
+
+
+def _standing(folder: Path, name: str) -> Standing:
+    file = folder / "history.json"
+    if not file.exists():
+        return Standing()
+    history = read_document(file, History)
+    return standing_of(history) if history.name == name else Standing()
