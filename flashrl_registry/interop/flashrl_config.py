@@ -7,6 +7,7 @@ Invariants: the file enters through the project's strict door; keys that nothing
 the text that is written means the same in YAML 1.1 and 1.2, so that an old installation reads what this one wrote.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ NEED_NO_MODEL = ("bf16", "fp8_vllm", "fp8", "fp8_fast", "fp8_vllm_fast")
 _STRINGS = ("fn", "load_format", "distributed_executor_backend", "model", "profile", "quantization")
 _LISTS = ("module_attribute_to_preserve",)
 _DUMMY_LOADS = ("bf16", "fp8_tensor", "fp8_channel")
+# What vLLM must be told to load; the other schemes' checkpoints are compressed-tensors' and say so themselves.
+_METHOD_OF = {"bf16": "", "fp8": "fp8"}
 _NATIVE_FP8 = ("fp8", "fp8_vllm", "fp8_fast", "fp8_vllm_fast")
 
 # Words and shapes that YAML 1.1 reads as something else than a string.
@@ -177,6 +180,30 @@ def value_fault(key: str, value: Any) -> str | None:
     return None
 
 
+def quantization_fault(values: Mapping[str, Any]) -> str | None:
+    """Why a ``quantization`` contradicts ``fn``; None where both mean the same, or there is none.
+
+    FlashRL hands it to vLLM in place of the method that ``fn`` needs, so that another model would run.
+    """
+    given = values.get("quantization")
+    function = values.get("fn", DEFAULT_FUNCTION)
+    if given is None or function not in FUNCTIONS:
+        return None
+    fitting = _METHOD_OF.get(canonical_scheme(function) or "", "compressed-tensors")
+    if given == fitting:
+        return None
+    only = f"only {fitting!r} means that" if fitting else "leave it out"
+    return f"is {given!r}, which would make vLLM load something else than {function}; {only}"
+
+
+def key_warning(key: str) -> str | None:
+    """What to say of a key that FlashRL passes over and that is nearly one that it reads."""
+    if key in _STRINGS + _LISTS:
+        return None
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), _STRINGS + _LISTS, n=1, cutoff=0.8)
+    return f"{key} is no key of FlashRL, which passes over it; did you mean {near[0]}?" if near else None
+
+
 def _entry_faults(entry: Any, where: KeyPath) -> list[tuple[KeyPath, str]]:
     if not isinstance(entry, dict):
         return [(where, f"must be a map, not {describe(entry)}")]
@@ -203,6 +230,19 @@ def config_text(config: FlashRLConfig, *, header: str = "") -> str:
             body = [line for name in sorted(values) for line in _pair(name, values[name])] or ["{}"]
             lines += [("- " if index == 0 else "  ") + line for index, line in enumerate(body)]
     return "\n".join(lines) + "\n"
+
+
+def flow_text(entry: FlashRLEntry) -> str:
+    """An entry as a map in braces, which is JSON too."""
+    return _json({name: entry.values[name] for name in sorted(entry.values)})
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(key)}: {_json(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else _scalar(value)
 
 
 def _pair(key: str, value: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 The same keys, defaults and rules as FlashRL 1.0.3, with what broke there mended: settings are YAML data and are
 never evaluated, a value may contain ``=``, a bf16 entry can be appended, the file is checked before it is touched
-and appears as a whole, and nothing is written outside it.
+and appears as a whole, comments stay, and nothing is written outside it.
 """
 
 import re
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.documents import write_atomically
 from flashrl_registry.documents.findings import did_you_mean
+from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.strict_yaml import parse_text
-from flashrl_registry.errors import Diagnostic, FlashRLError, InteropError, NotExpressibleError
+from flashrl_registry.errors import Diagnostic, DocumentError, FlashRLError, InteropError, NotExpressibleError
+from flashrl_registry.interop.flashrl_append import with_entry
 from flashrl_registry.interop.flashrl_config import (
     FUNCTIONS,
     NEED_NO_MODEL,
@@ -22,9 +23,12 @@ from flashrl_registry.interop.flashrl_config import (
     FlashRLEntry,
     config_text,
     default_values,
-    read_config,
+    key_warning,
+    parse_config,
+    quantization_fault,
     value_fault,
 )
+from flashrl_registry.interop.rewriting import rewrite
 
 DEFAULT_OUTPUT = "~/.flashrl_config.yaml"
 
@@ -41,12 +45,14 @@ class Written:
         entry: The entry that was added.
         num_entries: Entries in the file now.
         appended: The file had entries before, and kept them.
+        notes: What a reader should know.
     """
 
     path: Path
     entry: FlashRLEntry
     num_entries: int
     appended: bool
+    notes: tuple[str, ...] = ()
 
 
 def write_setup(
@@ -57,8 +63,9 @@ def write_setup(
     profile: str | None = None,
     settings: Sequence[str] = (),
     append: bool = False,
+    force: bool = False,
 ) -> Written:
-    """Write or extend a FlashRL config.
+    """Write or extend a FlashRL config. A file without data, with comments or none, counts as new.
 
     Args:
         function: FlashRL's ``--fn``.
@@ -66,22 +73,48 @@ def write_setup(
         model: Quantized checkpoint that FlashRL loads.
         profile: Its profile: a path, or ``owner/repo/path`` on the Hub.
         settings: ``key=value``; values are YAML.
-        append: Add a replica to a file that exists, instead of replacing the file.
+        append: Add a replica to a file that exists, instead of replacing the file; what is in it stays as it is.
+        force: Replace a file that is no FlashRL config.
 
     Returns:
         What was written.
 
     Raises:
-        InteropError: The function is unknown or needs a model, or a setting is malformed; lists all of them.
+        InteropError: The function is unknown or needs a model, or a setting is malformed; lists all of them. Or a
+            file that is no FlashRL config would be replaced.
         ParseError, SchemaError: The file to append to is no FlashRL config; it is left as it is.
     """
     path = (output or Path(DEFAULT_OUTPUT)).expanduser()
     entry = make_entry(function=function, model=model, profile=profile, settings=settings)
-    appending = append and path.exists()
-    before = read_config(path) if appending else FlashRLConfig(())
-    config = FlashRLConfig((*before.entries, entry), before.others)
-    write_atomically(path, config_text(config).encode())
-    return Written(path, entry, len(config.entries), appending)
+    before = _text_of(path) if path.exists() else ""
+    appending = append and bool(before)
+    if appending:
+        text, config = with_entry(before, entry, str(path))
+    else:
+        if before and not force:
+            _refuse_other(before, path)
+        config = FlashRLConfig((entry,))
+        text = config_text(config)
+    rewrite(path, text.encode())
+    notes = tuple(warning for key in entry.values if (warning := key_warning(key)) is not None)
+    return Written(path, entry, len(config.entries), len(config.entries) > 1, notes)
+
+
+def _text_of(path: Path) -> str:
+    text = read_text(path)
+    return text if text.strip() else ""
+
+
+def _refuse_other(text: str, path: Path) -> None:
+    """Only what ``setup`` could have written is replaced."""
+    try:
+        if parse_text(text, str(path)).data is not None:
+            parse_config(text, str(path))
+    except DocumentError as exc:
+        raise InteropError(
+            f"{path} is there and no FlashRL config, so it is not replaced\n{exc.message}",
+            hint="mend it, give another file with -o, or replace it with --force",
+        ) from exc
 
 
 def make_entry(
@@ -104,6 +137,8 @@ def make_entry(
             values[key] = setting
     if values.get("fn") != function:
         faults.append(Diagnostic("setting", "error", "fn", "is set by --fn, which other keys depend on"))
+    if (fault := quantization_fault(values)) is not None:
+        faults.append(Diagnostic("setting", "error", "quantization", fault))
     if values["load_format"] != "auto" and function not in _MAY_LOAD_DUMMY:
         message = f"must be auto for {function}, not {values['load_format']!r}: the checkpoint's scales must be read"
         faults.append(Diagnostic("setting", "error", "load_format", message))
@@ -124,4 +159,6 @@ def _setting(text: str) -> tuple[str, Any, str | None]:
         value = parse_text(value_text, key).data
     except FlashRLError as exc:
         return key, None, f"is not a YAML value: {exc.message}"
+    if key == "configs":
+        return key, None, "is the list that entries stand in, not a key of one"
     return key, value, value_fault(key, value)

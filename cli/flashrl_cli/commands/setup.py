@@ -26,6 +26,7 @@ def setup(
         Path | None, typer.Option("-o", "--config-output", "--output", help="File.  [default: ~/.flashrl_config.yaml]")
     ] = None,
     append: Annotated[bool, typer.Option("-a", "--append", help="Add a replica's entry to the file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no FlashRL config.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a FlashRL config, which FlashRL 1.0.3 and this project read; touches nothing else."""
@@ -35,12 +36,14 @@ def setup(
     if function not in FUNCTIONS:
         raise typer.BadParameter(f"'{function}' is not one of {', '.join(FUNCTIONS)}", param_hint="--fn")
     written = write_setup(
-        function=function, output=destination, model=model, profile=profile, settings=settings or (), append=append
-    )
+        function=function, output=destination, model=model, profile=profile, settings=settings or (), append=append,
+        force=force,
+    )  # fmt: skip
     entries = "1 entry" if written.num_entries == 1 else f"{written.num_entries} entries"
     lines = [
         f"{'appended to' if written.appended else 'wrote'} {written.path}: {entries}",
         f"import it with: flashrl-registry import {written.path} -m BF16_MODEL -o DIR",
+        *(f"note: {note}" for note in written.notes),
     ]
     output.result(
         {
@@ -48,6 +51,7 @@ def setup(
             "entry": dict(written.entry.values),
             "num_entries": written.num_entries,
             "appended": written.appended,
+            "notes": written.notes,
         },
         "\n".join(lines),
         as_json=as_json,
