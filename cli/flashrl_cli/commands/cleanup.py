@@ -22,12 +22,13 @@ def cleanup(
     from flashrl_registry.interop.flashrl_hook import clean, default_folders
 
     places = [place] if place is not None else default_folders()
-    files = clean(places, dry_run=dry_run)
+    files = clean(places, dry_run=dry_run, must_exist=place is not None)
     would = "would be " if dry_run else ""
     lines = []
     for file in files:
         if file.removed:
-            end = f"{would}deleted: nothing else was in it" if file.deleted else f"{file.kept} other lines stay"
+            stays = "1 other line stays" if file.kept == 1 else f"{file.kept} other lines stay"
+            end = f"{would}deleted: nothing else was in it" if file.deleted else stays
             lines += [f"{file.path}: {end}", *(f"  {would}removed: {line}" for line in file.removed)]
         lines += [f"{file.path}:{number}: not FlashRL's own line, left alone: {line}" for number, line in file.unknown]
     if not lines:

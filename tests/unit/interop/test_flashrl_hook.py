@@ -76,13 +76,68 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     assert file.read_text() == HOOK
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'HELP = """\nimport flash_rl\n"""\n',
+        '"""\ntry: import flash_rl\nexcept ImportError: pass\n# import flash_rl\n"""\n',
+        'x = f"""\nimport flash_rl\n{1}"""\n',
+    ],
+)
+def test_text_inside_a_string_is_no_hook(tmp_path: Path, text: str) -> None:
+    file = hook_file(tmp_path, text + HOOK)
+    (found,) = clean([tmp_path])
+    assert file.read_text() == text
+    assert found.removed == HOOK.splitlines()
+    assert found.unknown == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["try: import flash_rl\nexcept ImportError: pass\nfinally: print()\n", "if True: \\\nimport flash_rl\n",
+     "print 1\nimport flash_rl\n", "exec('import flash_rl')\n", "if 1:\n    import flash_rl.commands as c\n"],
+)  # fmt: skip
+def test_what_cannot_be_taken_out_by_itself_is_named_and_left(tmp_path: Path, text: str) -> None:
+    file = hook_file(tmp_path, text)
+    (found,) = clean([tmp_path])
+    assert (found.removed, len(found.unknown)) == ([], 1)
+    assert file.read_text() == text
+
+
+def test_a_page_break_does_not_shift_lines(tmp_path: Path) -> None:
+    file = hook_file(tmp_path, "# a\n\x0c\nx = '\\d'\n" + HOOK + "y = 2\n")
+    clean([tmp_path])
+    assert file.read_bytes() == b"# a\n\x0c\nx = '\\d'\ny = 2\n"
+
+
+@pytest.mark.parametrize("rest", ["", "import os\n"])
+def test_a_link_stays_and_its_file_is_edited(cli: Callable[..., Any], tmp_path: Path, rest: str) -> None:
+    (tmp_path / "dotfiles").mkdir()
+    real = tmp_path / "dotfiles" / "mine.py"
+    real.write_text(rest + HOOK)
+    real.chmod(0o640)
+    link = tmp_path / FILE_NAME
+    link.symlink_to(real)
+    assert cli("cleanup", "-p", tmp_path, program="flashrl").code == 0
+    assert link.is_symlink()
+    assert real.read_text() == rest
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/usercustomize.py"])
+def test_a_place_that_does_not_exist_is_said_to(cli: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    ran = cli("cleanup", "-p", tmp_path / name, program="flashrl")
+    assert ran.code == 1
+    assert f"{tmp_path / name} does not exist" in ran.err
+
+
 def test_the_command_says_what_it_did(cli: Callable[..., Any], tmp_path: Path) -> None:
     file = hook_file(tmp_path, "import os\n" + HOOK)
     ran = cli("cleanup", "-p", tmp_path, "--dry-run", program="flashrl")
     assert "would be removed: try: import flash_rl" in ran.out
     ran = cli("cleanup", "-p", file, program="flashrl")
     assert (ran.code, ran.out.splitlines()) == (
-        0, [f"{file}: 1 other lines stay", "  removed: try: import flash_rl", "  removed: except ImportError: pass"]
+        0, [f"{file}: 1 other line stays", "  removed: try: import flash_rl", "  removed: except ImportError: pass"]
     )  # fmt: skip
     assert "no hook of FlashRL" in cli("cleanup", "-p", tmp_path, program="flashrl").out
     hook_file(tmp_path, "import flash_rl, os\n")
