@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<rev>[^/]+))?")
+_TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)")
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
@@ -104,6 +105,15 @@ class Hub:
                 "downloads": 0, "likes": 0, "siblings": siblings}  # fmt: skip
         return json.dumps(info).encode()
 
+    def tree(self, repo: str, revision: str) -> bytes:
+        """Every file of a revision, with its size."""
+        self.commit(repo, revision)
+        files = [(name, file.read_bytes()) for name, file in self.files(repo).items()]
+        return json.dumps(
+            [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+             for name, data in files]
+        ).encode()  # fmt: skip
+
     def content(self, repo: str, revision: str, path: str) -> tuple[str, bytes]:
         """Commit and bytes of a file."""
         commit = self.commit(repo, revision)
@@ -139,6 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(self.hub.faults.status, "", "out of order")
         if match := _API.fullmatch(path):
             self._send(200, self.hub.info(match["repo"], unquote(match["rev"] or "main")))
+        elif match := _TREE.fullmatch(path):
+            self._send(200, self.hub.tree(match["repo"], unquote(match["rev"])))
         elif match := _RESOLVE.fullmatch(path):
             commit, data = self.hub.content(match["repo"], unquote(match["rev"]), unquote(match["path"]))
             self._send_file(commit, data)
