@@ -1,6 +1,7 @@
 """One published version: a folder with a manifest that lists and hashes everything else in it."""
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -82,19 +83,38 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         IntegrityError: Files differ, are missing, or are not listed; all of them in one error.
     """
-    listed = {entry.path: entry.digest for entry in manifest.files}
-    found = {path: hash_file(folder / path) if (folder / path).is_file() else "missing" for path in listed}
+    found = {entry.path: _hash(folder / entry.path) for entry in manifest.files}
     for path in sorted(file.name for file in folder.iterdir()):
-        if path not in listed and path != MANIFEST_JSON and not path.startswith("."):
+        if path not in found and path != MANIFEST_JSON and not path.startswith("."):
             found[path] = "not in the manifest"
+    _compare(found, manifest, str(folder), _repair(folder))
+
+
+def check_listed(files: Mapping[str, Path], manifest: Manifest) -> None:
+    """Hash the files that a manifest lists, wherever they lie; see :func:`check_files`.
+
+    Args:
+        files: Path in the manifest to the file.
+        manifest: What they must be.
+    """
+    found = {path: _hash(file) for path, file in files.items()}
+    _compare(found, manifest, "the cache", "remove them from the cache (flashrl-registry gc --all) and pull again")
+
+
+def _hash(file: Path) -> str:
+    return hash_file(file) if file.is_file() else "missing"
+
+
+def _compare(found: Mapping[str, str], manifest: Manifest, where: str, hint: str) -> None:
+    listed = {entry.path: entry.digest for entry in manifest.files}
     wrong = {path: actual for path, actual in found.items() if listed.get(path) != actual}
     if wrong:
         faults = [
             f"{path}: expected {listed.get(path, 'no such file')}, actual {actual}" for path, actual in wrong.items()
         ]
         raise IntegrityError(
-            f"{manifest.name}@{manifest.version} in {folder} was changed after it was published: " + "; ".join(faults),
-            hint=_repair(folder),
+            f"{manifest.name}@{manifest.version} in {where} was changed after it was published: " + "; ".join(faults),
+            hint=hint,
             context={
                 "ref": f"{manifest.name}@{manifest.version}",
                 "expected": {path: listed.get(path) for path in wrong},

@@ -1,0 +1,139 @@
+"""Stores in one order: local, bundled, shared stores, Hub.
+
+**The first store that knows a name answers for it, wholly.** A version that this store lacks is an error, even where
+a later store has it: two stores never mix under one name, and a plan published here cannot be replaced by somebody
+who takes the same name on a Hub. ``hf://owner/repo`` skips the chain and asks the Hub.
+
+The order has a reason: the first three need no network, and the bundled plans are looked at before anything that
+somebody else can write to. A store that cannot answer stops the search; what a later one has under the name may be
+another plan.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from flashrl_registry.errors import NotFoundError, RegistryError
+from flashrl_registry.registry.bundle import PlanBundle
+from flashrl_registry.registry.bundled import BundledStore
+from flashrl_registry.registry.local import LocalStore, default_registry_root
+from flashrl_registry.registry.ref import HubFileRef, NamedRef
+from flashrl_registry.registry.store import Store
+
+STORES_VARIABLE = "FLASHRL_STORES"
+"""Addresses of shared stores, separated by commas; asked before the Hub, in this order."""
+
+CACHE = ".cache"
+"""Folder under the registry's root for what was fetched from elsewhere."""
+
+
+class PlanSource(Protocol):
+    """Whatever turns a reference into a checked bundle: one store, or a chain of them."""
+
+    def get(self, ref: NamedRef) -> PlanBundle:
+        """Read a published plan and check all of its bytes; see :meth:`Store.get`."""
+        ...
+
+    def versions(self, name: str) -> list[str]:
+        """Published versions of a name, lowest first."""
+        ...
+
+
+class Chain:
+    """Stores that are asked in order.
+
+    Args:
+        stores: Those that answer without a network, and shared ones.
+        hub: Makes the store for a Hub's address; None for the client's own. Called when a Hub is really asked.
+    """
+
+    def __init__(self, stores: Sequence[Store], hub: Callable[[str | None], Store]) -> None:
+        self.stores = tuple(stores)
+        self._make_hub = hub
+        self._hubs: dict[str | None, Store] = {}
+
+    def hub(self, endpoint: str | None = None) -> Store:
+        """The store of a Hub."""
+        if endpoint not in self._hubs:
+            self._hubs[endpoint] = self._make_hub(endpoint)
+        return self._hubs[endpoint]
+
+    def store_of(self, ref: NamedRef) -> Store:
+        """The store that answers for a reference: the first that knows its name, else the Hub."""
+        if ref.store == "hub":
+            return self.hub(ref.endpoint)
+        for store in self.stores:
+            if store.knows(ref.name) if isinstance(store, BundledStore) else store.versions(ref.name):
+                return store
+        return self.hub()
+
+    def get(self, ref: NamedRef) -> PlanBundle:
+        """Read a published plan from the store that answers for its name.
+
+        Raises:
+            RegistryError: As the store's own; where nobody knows the name, it says who was asked.
+        """
+        store = self.store_of(ref)
+        try:
+            return store.get(ref)
+        except RegistryError as exc:
+            if store in self.stores or ref.store == "hub":
+                raise
+            raise self._asked(exc, ref) from exc
+
+    def versions(self, name: str) -> list[str]:
+        """Versions in the store that answers for a name."""
+        return self.store_of(NamedRef(name)).versions(name)
+
+    def open_file(self, ref: HubFileRef) -> PlanBundle:
+        """A plan file in a Hub repository."""
+        from flashrl_registry.registry.hub import HubStore
+
+        hub = self.hub()
+        assert isinstance(hub, HubStore)
+        return hub.open_file(ref)
+
+    def listing_stores(self) -> Iterator[Store]:
+        """The stores whose plans are listed without a network."""
+        yield from self.stores
+
+    def _asked(self, exc: RegistryError, ref: NamedRef) -> RegistryError:
+        """The last store's error, with the stores that were asked before it."""
+        before = ", ".join(store.place for store in self.stores)
+        message = f"{exc.message} ({ref.name} is not in {before} either)"
+        context = {
+            **exc.context,
+            "ref": str(ref),
+            "stores": [*(store.place for store in self.stores), self.hub().place],
+        }
+        if isinstance(exc, NotFoundError) and not exc.hint:
+            return NotFoundError(message, hint="see what there is: flashrl-registry list", context=context)
+        return type(exc)(message, hint=exc.hint, context=context)
+
+
+def open_chain(environ: Mapping[str, str], *, allow_stale: bool = False) -> Chain:
+    """The user's stores.
+
+    Args:
+        environ: Environment variables, as the program's edge read them.
+        allow_stale: When the Hub does not answer, take what it said last, and say so.
+    """
+    root = default_registry_root(environ)
+    shared = [address.strip() for address in environ.get(STORES_VARIABLE, "").split(",") if address.strip()]
+    return Chain(
+        [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
+        lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale),
+    )
+
+
+def hub_store(root: Path, endpoint: str | None = None, *, allow_stale: bool = False) -> Store:
+    """A Hub, with its cache under a registry's root."""
+    from flashrl_registry.registry.hub import HubStore
+
+    return HubStore(endpoint, root / CACHE, allow_stale=allow_stale)
+
+
+def _shared(address: str, root: Path) -> Store:
+    from flashrl_registry.registry.url import UrlStore
+
+    return UrlStore(address, root / CACHE)

@@ -1,0 +1,94 @@
+"""The page that visitors of a plan's repository see, written from the plan at every push."""
+
+from flashrl_registry.compiler import checkpoint_bytes, tensor_bytes, weight_bytes
+from flashrl_registry.documents import History, Plan
+from flashrl_registry.documents.names import family_size
+from flashrl_registry.documents.yaml_writer import dump_text
+from flashrl_registry.registry.ref import is_name
+from flashrl_registry.registry.standing import standing_of
+
+TAG = "flashrl-plan"
+LIBRARY = "flashrl"
+
+
+def tags_of(plan: Plan, version: str) -> list[str]:
+    """Tags by which the Hub finds a plan: ``list_models(filter=[...])`` takes all of them together."""
+    schemes = sorted({rule.shown_scheme().replace(" ", "_") for rule in plan.rules})
+    return [
+        TAG,
+        "flashrl-schema-1",
+        *(f"scheme:{scheme}" for scheme in schemes),
+        f"arch:{plan.base_model.architecture}",
+        f"model:{plan.base_model.name}",
+        f"vllm:{plan.engine.vllm}",
+        f"plan-version:{version}",
+        f"plan-digest:{plan.digest}",
+    ]
+
+
+def card(plan: Plan, name: str, version: str, history: History) -> str:
+    """README.md of a repository whose newest commit holds this version."""
+    metadata: dict[str, object] = {"library_name": LIBRARY, "tags": tags_of(plan, version)}
+    if is_name(plan.base_model.name):
+        # A link to the model's page. No base_model_relation: a plan is not weights, and would be listed among them.
+        metadata["base_model"] = plan.base_model.name
+    return f"---\n{dump_text(metadata)}---\n{_body(plan, name, version, history)}"
+
+
+def _body(plan: Plan, name: str, version: str, history: History) -> str:
+    before, after = checkpoint_bytes(plan), weight_bytes(plan)
+    lines = [
+        f"# {name}",
+        "",
+        plan.description or f"A plan for 8-bit rollouts of `{plan.base_model.name}` inside vLLM.",
+        "",
+        "```console",
+        f"$ FLASHRL_CONFIG=hf://{name}@{version} python train.py",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| version | {version} |",
+        f"| model | `{plan.base_model.name}` ({plan.base_model.architecture}, {plan.base_model.num_tensors} tensors) |",
+        f"| engine | vLLM `{plan.engine.vllm}` |",
+        f"| weights in the engine | {after / 1e9:.2f} GB, {after / before:.0%} of the bf16 checkpoint (predicted) |",
+        f"| profile | {'measured, its vectors are in this repository' if plan.profile else 'none needed'} |",
+        f"| digest | `{plan.digest}` |",
+        "",
+        "| treatment | tensors | checkpoint | engine |",
+        "|---|---:|---:|---:|",
+        *_treatments(plan),
+        "",
+        *_state(history),
+        "`plan.yaml` is for people, `plan.json` holds the digested bytes, `manifest.json` hashes every file and "
+        "`history.json` keeps who published and moved what. Versions are the tags `v1.2.3` and never change; "
+        "`flashrl-registry` checks that. This page is generated.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _treatments(plan: Plan) -> list[str]:
+    totals: dict[str, list[int]] = {}
+    for family in plan.tensors:
+        total = totals.setdefault(family.treatment, [0, 0, 0])
+        members = family_size(family.names)
+        total[0] += members
+        total[1] += members * tensor_bytes(family.shape, family.dtype)
+        total[2] += members * tensor_bytes(family.shape, family.dtype, family.treatment)
+    return [
+        f"| `{treatment}` | {count} | {before / 1e6:.1f} MB | {after / 1e6:.1f} MB |"
+        for treatment, (count, before, after) in sorted(totals.items())
+    ]
+
+
+def _state(history: History) -> list[str]:
+    standing = standing_of(history)
+    lines = []
+    if standing.channels:
+        lines += ["| channel | version |", "|---|---|"]
+        lines += [f"| `{channel}` | {version} |" for channel, version in sorted(standing.channels.items())]
+        lines.append("")
+    warnings = [line for version in sorted(standing.notices) for line in standing.warnings(history.name, version)]
+    lines += [f"> {line}\n" for line in warnings]
+    return lines

@@ -1,0 +1,278 @@
+"""Writing to a Hub: one commit per push, and a look before every repetition.
+
+The version, its files, the history with its digest and the card go in one commit onto the head that was read, so a
+version is there with everything or not at all. After any answer but a clear one the repository is read again: if the
+history has the version, the commit landed, whatever the answer was.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from flashrl_registry.compiler import diff_plans
+from flashrl_registry.documents import History, Manifest, Plan, PublishEvent
+from flashrl_registry.documents.history import Event
+from flashrl_registry.errors import (
+    AccessDeniedError,
+    AlreadyPublishedError,
+    ConflictError,
+    NotFoundError,
+    RegistryError,
+    StoreUnavailableError,
+)
+from flashrl_registry.registry.bundle import PlanBundle
+from flashrl_registry.registry.channels import now
+from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.hub import HISTORY_JSON, Head, HubStore
+from flashrl_registry.registry.hub_card import card
+from flashrl_registry.registry.hub_client import Landed, Refs
+from flashrl_registry.registry.standing import highest
+from flashrl_registry.registry.store import Published
+from flashrl_registry.registry.version import MANIFEST_JSON, write_version
+
+README = "README.md"
+_TRIES = 40
+"""Enough for dozens of people who publish under one name at the same time."""
+_OUTAGES = 5
+"""Unclear answers in a row before giving up."""
+
+
+class Push:
+    """One publication, however many tries it takes.
+
+    Args:
+        store: The Hub.
+        bundle: What is published.
+        name: ``owner/repo``.
+        version: Semantic version.
+        propose: Open a pull request.
+        private: Whether a repository that is made is private.
+    """
+
+    def __init__(
+        self, store: HubStore, bundle: PlanBundle, name: str, version: str, *, propose: bool, private: bool | None
+    ) -> None:
+        check_name(name, version)
+        self.store, self.client = store, store.client
+        self.bundle, self.name, self.version = bundle, name, version
+        self.propose, self.private = propose, private
+        assert bundle.plan.digest is not None
+        self.event = PublishEvent(at=now(), by=store.whoami(), version=version, plan_digest=bundle.plan.digest)
+
+    def run(self) -> Published:
+        """Publish; see :meth:`HubStore.publish`.
+
+        Raises:
+            AlreadyPublishedError, ConflictError: Another plan has the version.
+            AccessDeniedError, StoreUnavailableError: It was not published.
+        """
+        with tempfile.TemporaryDirectory(prefix="flashrl-push-") as scratch:
+            folder = Path(scratch)
+            manifest = write_version(folder, self.bundle, self.name, self.version)
+            # The version's files are read-only; their folder is not, so it can be removed.
+            files = {entry.path: folder / entry.path for entry in manifest.files}
+            return self._publish(manifest, {**files, MANIFEST_JSON: folder / MANIFEST_JSON})
+
+    def _publish(self, manifest: Manifest, files: Mapping[str, Path]) -> Published:
+        base: Head | None = None
+        outages = 0
+        waits = list(self.client.waits(_OUTAGES))
+        for _ in range(_TRIES):
+            head = self._head()
+            if (published := self._already(head, base, manifest)) is not None:
+                return published
+            base = base or head
+            try:
+                landed = self._send(head, manifest, files)
+            except ConflictError:
+                outages = 0
+                self.client.sleep(next(wait for wait in self.client.waits(2) if wait is not None))
+                continue
+            except StoreUnavailableError:
+                wait = waits[outages]
+                if wait is None:
+                    return self._last_look(base, manifest)
+                outages += 1
+                self.client.sleep(wait)
+                continue
+            if self.propose:
+                notes = (f"proposed at {landed.proposal}: it is published when the owner merges it",)
+                return Published(self.name, self.version, manifest, self.store.place, notes=notes)
+            return self._tagged(landed.commit, manifest, created=True)
+        raise ConflictError(
+            f"others published under {self.name} on {self.store.place} {_TRIES} times while this was tried",
+            hint="push again when they are done",
+        )
+
+    def _head(self) -> Head:
+        """The repository as it is now; made where there is none."""
+        try:
+            return self.store.head(self.name)
+        except NotFoundError:
+            if self.propose:
+                raise
+        self.client.create(self.name, private=self.private)
+        try:
+            return self.store.head(self.name)
+        except NotFoundError:  # a new repository may take a moment to be seen
+            return Head(Refs(None, {}, {}), History(name=self.name))
+
+    def _already(self, head: Head, base: Head | None, manifest: Manifest) -> Published | None:
+        """What came of the version, where the repository has it.
+
+        Args:
+            head: The repository now.
+            base: The repository before the first try; None in the first.
+            manifest: Of the version.
+        """
+        there = head.standing.digests.get(self.version)
+        if there is None:
+            return None
+        commit = self.store.commit_of_version(self.name, self.version, head)
+        if there != self.event.plan_digest:
+            raise self._taken(commit, there, base)
+        mine = self.event in head.history.events
+        return self._tagged(commit, self.store.manifest_at(self.name, commit) or manifest, created=mine)
+
+    def _last_look(self, base: Head, manifest: Manifest) -> Published:
+        """After the last unclear answer: it landed, or it is as before."""
+        published = self._already(self.store.head(self.name), base, manifest)
+        if published is None:
+            raise StoreUnavailableError(
+                f"{self.name}@{self.version} was not published: {self.store.place} did not accept the commit",
+                hint="push again: nothing was changed there",
+                context={"endpoint": self.store.place, "ref": f"{self.name}@{self.version}"},
+            )
+        return published
+
+    def _send(self, head: Head, manifest: Manifest, files: Mapping[str, Path]) -> Landed:
+        history = History(name=self.name, events=[*head.history.events, self.event])
+        add: dict[str, bytes | Path] = dict(files)
+        add[HISTORY_JSON] = history.json_file()
+        add[README] = card(self.bundle.plan, self.name, self.version, history).encode()
+        old = self.store.manifest_at(self.name, head.refs.head) if head.refs.head else None
+        gone = sorted({entry.path for entry in old.files} - set(add)) if old else []
+        title = f"Publish v{self.version}"
+        return self.client.commit(self.name, add, gone, parent=head.refs.head, title=title, propose=self.propose)
+
+    def _tagged(self, commit: str, manifest: Manifest, *, created: bool) -> Published:
+        """The version is published; give it its tag, without which it is only slower to find."""
+        tag = f"v{self.version}"
+        notes: tuple[str, ...] = ()
+        for wait in self.client.waits(4):
+            try:
+                if (there := self.client.refs(self.name).tags.get(tag)) is None:
+                    self.client.tag(self.name, tag, commit, f"digest {self.event.plan_digest}")
+                elif there != commit:
+                    raise ConflictError(
+                        f"the tag {tag} of {self.name} points at {there[:12]}, and the version is {commit[:12]}",
+                        hint="somebody moved or made the tag; remove it and push again",
+                        context={"expected": commit, "actual": there},
+                    )
+                break
+            except AccessDeniedError:
+                notes = (f"it has no tag {tag} yet: the owner gets it by publishing the same plan",)
+                break
+            except StoreUnavailableError as exc:
+                if wait is None:
+                    notes = (f"it has no tag {tag} yet ({exc.message}); push again to make it",)
+                    break
+                self.client.sleep(wait)
+        return Published(self.name, self.version, manifest, self.store.place, created=created, notes=notes)
+
+    def _taken(self, commit: str, there: str, base: Head | None) -> RegistryError:
+        """Another plan has the version: three sides, so that its owner can decide."""
+        theirs, mine = self.store.plan_at(self.name, commit), self.bundle.plan
+        ref = f"{self.name}@{self.version}"
+        context = {"ref": ref, "expected": there, "actual": self.event.plan_digest, "theirs": _changes(mine, theirs)}
+        hint = "a published version never changes; publish yours under the next version"
+        if base is None:
+            return AlreadyPublishedError(
+                f"{ref} is published on {self.store.place} already and holds another plan: it differs in "
+                f"{', '.join(context['theirs']) or 'names'} (published {there}, yours {self.event.plan_digest})",
+                hint=hint, context=context,
+            )  # fmt: skip
+        before = highest(base.versions, base.standing)
+        sides = ""
+        if before is not None:
+            start = self.store.plan_at(self.name, self.store.commit_of_version(self.name, before, base))
+            context |= {
+                "base": before,
+                "theirs_since_base": _changes(start, theirs),
+                "mine_since_base": _changes(start, mine),
+            }
+            sides = (
+                f"; since {before} they changed {', '.join(context['theirs_since_base']) or 'nothing'}, "
+                f"you changed {', '.join(context['mine_since_base']) or 'nothing'}"
+            )
+        return ConflictError(
+            f"another plan was published as {ref} on {self.store.place} while yours was on its way{sides}",
+            hint=hint, context=context,
+        )  # fmt: skip
+
+
+def _changes(before: Plan, after: Plan) -> list[str]:
+    """What differs between two plans, in few words."""
+    found = diff_plans(before, after)
+    changes = [setting.where for setting in found.settings] + [change.names for change in found.tensors]
+    return changes[:20]
+
+
+def append(store: HubStore, name: str, event: Event, expected: int) -> History:
+    """Commit a history with one more event; see :meth:`Store.append`."""
+    client = store.client
+    waits = list(client.waits(_OUTAGES))
+    outages, sent = 0, False
+    for _ in range(_TRIES):
+        head = store.head(name)
+        events = head.history.events
+        if sent and event in events:
+            return head.history
+        if not head.versions:
+            raise NotFoundError(f"nothing is published as {name} on {store.place}", context={"ref": name})
+        if len(events) != expected:
+            raise ConflictError(
+                f"the history of {name} has {len(events)} events by now, not {expected}",
+                context={"expected": expected, "actual": len(events)},
+            )
+        history = History(name=name, events=[*events, event])
+        add: dict[str, bytes | Path] = {HISTORY_JSON: history.json_file(), **_card(store, name, head, history)}
+        try:
+            sent = True
+            client.commit(name, add, [], parent=head.refs.head, title=_title(event))
+        except ConflictError:  # the head moved: by an event, which the next look shows, or by something else
+            continue
+        except StoreUnavailableError:
+            wait = waits[outages]
+            if wait is None:
+                return _last_look(store, name, event)
+            outages += 1
+            client.sleep(wait)
+            continue
+        return history
+    raise ConflictError(f"{name} on {store.place} changed {_TRIES} times while this was tried", hint="try again")
+
+
+def _last_look(store: HubStore, name: str, event: Event) -> History:
+    history = store.head(name).history
+    if event in history.events:
+        return history
+    raise StoreUnavailableError(
+        f"nothing was changed in {name}: {store.place} did not accept the commit", hint="try again",
+        context={"endpoint": store.place, "ref": name},
+    )  # fmt: skip
+
+
+def _card(store: HubStore, name: str, head: Head, history: History) -> dict[str, bytes]:
+    """The page at the head, with the new state; of a version that the head does not hold, no page is made."""
+    commit = head.refs.head
+    manifest = store.manifest_at(name, commit) if commit else None
+    if manifest is None or commit is None:
+        return {}
+    return {README: card(store.plan_at(name, commit), name, manifest.version, history).encode()}
+
+
+def _title(event: Event) -> str:
+    if event.kind == "channel":
+        return f"Channel {event.channel}: {event.previous or 'new'} -> {event.version}"
+    return f"{event.kind.capitalize()} v{event.version}"
