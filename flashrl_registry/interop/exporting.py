@@ -17,10 +17,10 @@ from flashrl_registry.interop.flashrl_config import (
     NEED_NO_MODEL,
     FlashRLConfig,
     FlashRLEntry,
-    config_text,
     default_values,
     value_fault,
 )
+from flashrl_registry.interop.flashrl_text import config_text
 from flashrl_registry.interop.importing import EXTENSION
 from flashrl_registry.interop.losses import Losses
 from flashrl_registry.interop.members import Member, Members

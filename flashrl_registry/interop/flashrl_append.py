@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from flashrl_registry.documents.strict_yaml import Parsed, parse_text
 from flashrl_registry.errors import DocumentError, InteropError
-from flashrl_registry.interop.flashrl_config import FlashRLConfig, FlashRLEntry, config_text, flow_text, parse_config
+from flashrl_registry.interop.flashrl_config import FlashRLConfig, FlashRLEntry, parse_config
+from flashrl_registry.interop.flashrl_text import config_text, flow_text
 
 # Each try parses the file.
 _TRIES = 40

@@ -3,13 +3,10 @@
 FlashRL 1.0.3 writes it with ``flashrl setup`` and reads it with PyYAML (YAML 1.1): one key ``configs``, a list of
 maps; replica ``r`` takes ``configs[r % len(configs)]``. It reads seven keys of a map and passes over all others.
 
-Invariants: the file enters through the project's strict door; keys that nothing knows are kept and come out again;
-the text that is written means the same in YAML 1.1 and 1.2, so that an old installation reads what this one wrote.
+Invariants: the file enters through the project's strict door; keys that nothing knows are kept and come out again.
 """
 
 import difflib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,6 @@ from typing import Any
 from flashrl_registry.documents import SYNONYMS, SchemeName, canonical_scheme
 from flashrl_registry.documents.findings import describe, did_you_mean
 from flashrl_registry.documents.io import read_text
-from flashrl_registry.documents.scalars import resolve_scalar
 from flashrl_registry.documents.strict_yaml import Parsed, parse_text, pointer_text
 from flashrl_registry.documents.strict_yaml import Path as KeyPath
 from flashrl_registry.errors import Finding, SchemaError
@@ -41,12 +37,6 @@ _DUMMY_LOADS = ("bf16", "fp8_tensor", "fp8_channel")
 # What vLLM must be told to load; the other schemes' checkpoints are compressed-tensors' and say so themselves.
 _METHOD_OF = {"bf16": "", "fp8": "fp8"}
 _NATIVE_FP8 = ("fp8", "fp8_vllm", "fp8_fast", "fp8_vllm_fast")
-
-# Words and shapes that YAML 1.1 reads as something else than a string.
-_WORDS_OF_1_1 = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", ""}
-_PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./+-]*")
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_NUMBERS_OF_1_1 = re.compile(r"[-+.0-9_:]+|0x[0-9a-fA-F_]+|[-+]?[0-9._]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I)
 
 
 @dataclass(frozen=True)
@@ -142,26 +132,37 @@ def read_config(path: Path) -> FlashRLConfig:
 
 def parse_config(text: str, source: str) -> FlashRLConfig:
     """Read a file's text; see :func:`read_config`."""
-    parsed = parse_text(text, source)
-    findings: list[Finding] = []
+    return config_of(parse_text(text, source), source)
 
-    def fault(path: KeyPath, message: str) -> None:
-        line, column = parsed.places.get(path) or parsed.places[()]
-        findings.append(Finding(source, message, line, column, pointer_text(path), code="flashrl-config"))
 
+def config_of(parsed: Parsed, source: str) -> FlashRLConfig:
+    """What parsed data says; see :func:`read_config`."""
+    faults = config_faults(parsed, source)
+    if faults:
+        raise SchemaError(faults)
     data = parsed.data
-    if not isinstance(data, dict) or "configs" not in data:
-        fault((), "a FlashRL config is a map with the key 'configs'")
-    elif not isinstance(data["configs"], list) or not data["configs"]:
-        fault(("configs",), f"must be a list of at least one map, not {describe(data['configs'])}")
-    else:
-        for index, entry in enumerate(data["configs"]):
-            for path, message in _entry_faults(entry, ("configs", index)):
-                fault(path, message)
-    if findings:
-        raise SchemaError(findings)
     others = {key: value for key, value in data.items() if key != "configs"}
     return FlashRLConfig(tuple(FlashRLEntry(entry) for entry in data["configs"]), others)
+
+
+def config_faults(parsed: Parsed, source: str) -> list[Finding]:
+    """Everything for which FlashRL could not use the file."""
+    data = parsed.data
+    faults: list[tuple[KeyPath, str]] = []
+    if not isinstance(data, dict) or "configs" not in data:
+        faults.append(((), "a FlashRL config is a map with the key 'configs'"))
+    elif not isinstance(data["configs"], list) or not data["configs"]:
+        faults.append((("configs",), f"must be a list of at least one map, not {describe(data['configs'])}"))
+    else:
+        for index, entry in enumerate(data["configs"]):
+            faults += _entry_faults(entry, ("configs", index))
+    return [config_finding(parsed, source, path, message) for path, message in faults]
+
+
+def config_finding(parsed: Parsed, source: str, path: KeyPath, message: str) -> Finding:
+    """A fault at a value of a config."""
+    line, column = parsed.places.get(path) or parsed.places.get((), (1, 1))
+    return Finding(source, message, line, column, pointer_text(path), code="flashrl-config")
 
 
 def looks_like_config(parsed: Parsed) -> bool:
@@ -187,7 +188,7 @@ def quantization_fault(values: Mapping[str, Any]) -> str | None:
     """
     given = values.get("quantization")
     function = values.get("fn", DEFAULT_FUNCTION)
-    if given is None or function not in FUNCTIONS:
+    if not isinstance(given, str) or function not in FUNCTIONS:
         return None
     fitting = _METHOD_OF.get(canonical_scheme(function) or "", "compressed-tensors")
     if given == fitting:
@@ -210,78 +211,6 @@ def _entry_faults(entry: Any, where: KeyPath) -> list[tuple[KeyPath, str]]:
     return [
         ((*where, key), message) for key, value in entry.items() if (message := value_fault(key, value)) is not None
     ]
-
-
-def config_text(config: FlashRLConfig, *, header: str = "") -> str:
-    """YAML that PyYAML and YAML 1.2 readers read alike; keys in FlashRL's order, which is alphabetical.
-
-    Args:
-        config: What to write.
-        header: Comment lines without the ``#``.
-    """
-    lines = [f"# {line}".rstrip() for line in header.splitlines()]
-    data = {**config.others, "configs": [dict(entry.values) for entry in config.entries]}
-    for key in sorted(data):
-        if key != "configs":
-            lines.append(f"{_scalar(key)}: {_flow(data[key])}")
-            continue
-        lines.append("configs:")
-        for values in data["configs"]:
-            body = [line for name in sorted(values) for line in _pair(name, values[name])] or ["{}"]
-            lines += [("- " if index == 0 else "  ") + line for index, line in enumerate(body)]
-    return "\n".join(lines) + "\n"
-
-
-def flow_text(entry: FlashRLEntry) -> str:
-    """An entry as a map in braces, which is JSON too."""
-    return _json({name: entry.values[name] for name in sorted(entry.values)})
-
-
-def _json(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_quoted(key)}: {_json(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_json, value)) + "]"
-    return _quoted(value) if isinstance(value, str) else _scalar(value)
-
-
-def _pair(key: str, value: Any) -> list[str]:
-    """One key of an entry: lists of scalars in block style, as PyYAML writes them."""
-    if isinstance(value, list) and value and not any(isinstance(item, list | dict) for item in value):
-        return [f"{_scalar(key)}:", *(f"- {_flow(item)}" for item in value)]
-    return [f"{_scalar(key)}: {_flow(value)}"]
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_flow(item) for item in value) + "]"
-    return _scalar(value)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, str):
-        return value if _is_plain(value) else _quoted(value)
-    if isinstance(value, float):
-        text = repr(value)  # YAML 1.1 knows no number with an exponent and without a point
-        mantissa, exponent, power = text.partition("e")
-        return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
-    return json.dumps(value)
-
-
-def _quoted(text: str) -> str:
-    """Double quotes, with escapes that JSON and both YAMLs share; no surrogate pairs, which YAML does not join."""
-    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
-
-
-def _is_plain(text: str) -> bool:
-    if not _PLAIN.fullmatch(text) or text.lower() in _WORDS_OF_1_1 or _NUMBERS_OF_1_1.fullmatch(text):
-        return False
-    try:
-        return isinstance(resolve_scalar(text), str)
-    except ValueError:
-        return False
 
 
 def synonym_note(entry: FlashRLEntry) -> str | None:

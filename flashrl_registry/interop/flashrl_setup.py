@@ -21,13 +21,13 @@ from flashrl_registry.interop.flashrl_config import (
     NEED_NO_MODEL,
     FlashRLConfig,
     FlashRLEntry,
-    config_text,
     default_values,
     key_warning,
     parse_config,
     quantization_fault,
     value_fault,
 )
+from flashrl_registry.interop.flashrl_text import config_text
 from flashrl_registry.interop.rewriting import rewrite
 
 DEFAULT_OUTPUT = "~/.flashrl_config.yaml"

@@ -24,7 +24,8 @@ from flashrl_registry.errors import InteropError
 from flashrl_registry.interop.compressed_tensors import rules_from_config
 from flashrl_registry.interop.detect import Source, SourceKind, detect
 from flashrl_registry.interop.findings import Findings
-from flashrl_registry.interop.flashrl_config import FlashRLConfig, FlashRLEntry, read_config, synonym_note
+from flashrl_registry.interop.flashrl_config import FlashRLConfig
+from flashrl_registry.interop.flashrl_entries import FoundEntry, entry_notes, find_entries
 from flashrl_registry.interop.llm_compressor import rules_from_recipe
 from flashrl_registry.interop.locate import Fetch, locate
 from flashrl_registry.interop.modules import SchemeGroup, rules_for
@@ -34,10 +35,6 @@ EXTENSION = "x-flashrl"
 """Key under which a document keeps what a FlashRL config said and no plan needs; it comes out again at export."""
 
 HYBRID_YAML, RULES_YAML = "hybrid.yaml", "rules.yaml"
-
-_MEANINGLESS = (
-    "load_format", "distributed_executor_backend", "quantization", "module_attribute_to_preserve",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,9 @@ def import_source(source: str, model: str | Path, output: Path, options: ImportO
         What was written.
 
     Raises:
-        InteropError: The file is of no known kind, or names a profile that is not there.
-        DocumentError: Everything in it that is malformed or that our documents cannot say.
+        InteropError: The file is of no known kind.
+        DocumentError: Everything in it that is malformed, not there, or that our documents cannot say.
+        StoreUnavailableError: The Hub cannot be reached, or has no such file.
         CompileError: What it says cannot be done to this model.
     """
     options = options or ImportOptions()
@@ -143,11 +141,10 @@ def import_for(found: Source, inventory: Inventory, output: Path, options: Impor
         job = _Import(found, inventory, options, Path(scratch))
         hybrid = None
         if found.kind == "flashrl":
-            config = read_config(found.path)
-            drafts = [job.entry(entry, index) for index, entry in enumerate(config.entries)]
-            drafts = _with_extensions(drafts, config)
+            entries = find_entries(found, profile=options.profile, fetch=options.fetch)
+            drafts = _with_extensions(entries.each(job.entry), entries.config)
             if len(drafts) > 1:
-                return _write_hybrid(drafts, config, output, job.notes)
+                return _write_hybrid(drafts, entries.config, output, job.notes)
         elif found.kind == "flashrl-profile":
             drafts = [job.bare_profile()]
         else:
@@ -170,23 +167,17 @@ class _Import:
         if message not in self.notes:
             self.notes.append(message)
 
-    def entry(self, entry: FlashRLEntry, index: int) -> _Draft:
+    def entry(self, found: FoundEntry) -> _Draft:
         """A plan for one replica of a FlashRL config."""
-        self._entry_notes(entry)
-        if entry.scheme in {"bf16", "fp8"}:
+        entry = found.entry
+        for message in entry_notes(entry):
+            self.note(message)
+        if found.profile is None:
             if "profile" in entry.values:
                 self.note(f"profile {entry.values['profile']} is not used: {entry.function} needs none")
             return self._compiled(entry.scheme, preset_rules(entry.scheme, self.inventory), start=entry.start_model)
-        if self.options.profile is not None:
-            path = self.options.profile
-        elif entry.profile is not None:
-            path = locate(entry.profile, [self.source.path.parent], fetch=self.options.fetch)
-        else:
-            raise InteropError(
-                f"configs[{index}] of {self.source.path} names neither a profile nor the model beside which one lies",
-                hint="give the profile with --profile",
-            )
-        return self._with_profile_pt(path, entry.scheme, entry.model or path.stem, start=entry.start_model)
+        name = entry.model or found.profile.stem
+        return self._with_profile_pt(found.profile, entry.scheme, name, start=entry.start_model)
 
     def bare_profile(self) -> _Draft:
         """A plan for a profile.pt alone."""
@@ -252,18 +243,6 @@ class _Import:
         if compiled.plan.profile is None:
             profile, sidecar = None, None
         return _Draft(scheme, compiled.plan, profile, sidecar)
-
-    def _entry_notes(self, entry: FlashRLEntry) -> None:
-        if synonym := synonym_note(entry):
-            self.note(synonym)
-        if entry.start_model is not None:
-            self.note(f"the engine starts with the weights of {entry.start_model} (engine.model)")
-        elif entry.model is not None:
-            self.note(f"model {entry.model} is kept for export: FlashRL starts it with random weights")
-        if kept := [key for key in _MEANINGLESS if key in entry.values]:
-            self.note(f"kept for export, and without meaning here: {', '.join(kept)}")
-        if entry.unknown:
-            self.note(f"kept for export, and unknown to FlashRL itself: {', '.join(entry.unknown)}")
 
 
 def _rules_of_names(scheme: SchemeName, names: Sequence[str], inventory: Inventory, path: Path) -> Rules:

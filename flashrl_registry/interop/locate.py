@@ -1,12 +1,17 @@
 """FlashRL's rule for where a file is: a local path, or ``owner/repo/path/in/repo`` on the Hugging Face Hub."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flashrl_registry.errors import InteropError, StoreUnavailableError
 
 Fetch = Callable[[str, str], Path]
 """Called with a Hub repository and a file's path in it; returns the local copy."""
+
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 
 def locate(text: str, folders: Sequence[Path] = (), *, fetch: Fetch | None = None) -> Path:
@@ -18,7 +23,8 @@ def locate(text: str, folders: Sequence[Path] = (), *, fetch: Fetch | None = Non
         fetch: Gets a file from the Hub; the Hub's client by default.
 
     Raises:
-        InteropError: No such local file, and not the form of a place on the Hub.
+        InteropError: No such local file, and not the form of a place on the Hub; or its first folder is here, so that
+            a local file was meant.
         StoreUnavailableError: The Hub cannot be reached, or has no such file.
     """
     path = Path(text.strip()).expanduser()
@@ -26,13 +32,21 @@ def locate(text: str, folders: Sequence[Path] = (), *, fetch: Fetch | None = Non
         if candidate.exists():
             return candidate
     parts = text.strip().split("/")
-    if len(parts) < 3 or text.strip().startswith(("/", ".", "~")) or not all(parts):
-        looked = ", ".join(str(folder) for folder in (Path(), *folders))
+    if len(parts) < 3 or not all(map(_REPO.fullmatch, parts[:2])) or {"", ".", ".."} & set(parts[2:]):
+        looked = ", ".join(dict.fromkeys(str(folder) for folder in (Path(), *folders)))
         raise InteropError(
             f"no file {text.strip()} in {looked}",
             hint="give a path, or owner/repo/path/in/repo for a file on the Hub; --profile names another profile",
         )
-    return (fetch or _from_hub)("/".join(parts[:2]), "/".join(parts[2:]))
+    repo, file = "/".join(parts[:2]), "/".join(parts[2:])
+    here = next((folder / parts[0] for folder in (Path(), *folders) if (folder / parts[0]).exists()), None)
+    if here is not None:
+        raise InteropError(
+            f"no such file: {text.strip()}",
+            hint=f"{here} is here, so the Hub was not asked; if {file} of {repo} on the Hub is meant, "
+            "download it and give its path",
+        )
+    return (fetch or _from_hub)(repo, file)
 
 
 def _from_hub(repo: str, file: str) -> Path:
@@ -40,10 +54,27 @@ def _from_hub(repo: str, file: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo_id=repo, filename=file))
+        with _quiet():
+            return Path(hf_hub_download(repo_id=repo, filename=file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
         raise StoreUnavailableError(
             f"{file} of {repo} cannot be had from the Hub: {str(exc).splitlines()[0]}",
             hint="download it yourself and give its path",
             context={"repo": repo, "file": file},
         ) from exc
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no line per retry: the error says it once."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    shown, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            enable_progress_bars()

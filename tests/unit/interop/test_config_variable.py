@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flashrl_registry.errors import InteropError, ResolutionError
+from flashrl_registry.errors import ResolutionError, SchemaError
 from flashrl_registry.registry import NamedRef, PathRef, PresetRef, read_bundle
 from flashrl_registry.resolver import open_hybrid
 from flashrl_registry.runtime.reference import plan_reference
@@ -69,7 +69,7 @@ def test_several_entries_become_a_hybrid(job: Any) -> None:
 
 def test_a_missing_profile_is_one_clear_error(job: Any) -> None:
     Path("config.yaml").write_text("configs: [{fn: int8, model: ./quantized}]\n")
-    with pytest.raises(InteropError, match=r"no file \./quantized/profile\.pt"):
+    with pytest.raises(SchemaError, match=r"config\.yaml:1:\d+: .* no file \./quantized/profile\.pt"):
         reference(job, "config.yaml")
 
 

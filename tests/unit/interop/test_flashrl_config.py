@@ -13,11 +13,11 @@ from flashrl_registry.interop.flashrl_config import (
     FUNCTIONS,
     FlashRLConfig,
     FlashRLEntry,
-    config_text,
     default_values,
     parse_config,
     read_config,
 )
+from flashrl_registry.interop.flashrl_text import config_text
 
 SCHEMES = {
     "fp8": "fp8", "fp8_fast": "fp8", "fp8_vllm": "fp8", "fp8_vllm_fast": "fp8", "fp8_channel": "fp8_channel",

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from flashrl_registry.documents import Hybrid, Plan, Rules, read_document
-from flashrl_registry.errors import InteropError
+from flashrl_registry.errors import InteropError, SchemaError
 from flashrl_registry.interop.importing import ImportOptions, import_source
 from flashrl_registry.interop.locate import locate
 from flashrl_registry.registry import read_bundle
@@ -331,7 +331,7 @@ def test_a_profile_on_the_hub_is_fetched(flashrl: Any, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("configs: [{fn: int8, model: owner/repo}]")
     options = ImportOptions(fetch=lambda repo, file: flashrl.folder / "smooth.pt")
-    with pytest.raises(InteropError, match="no file owner/repo/profile"):
+    with pytest.raises(SchemaError, match=r"c\.yaml:1:29: configs\[0\]\.model: no file owner/repo/profile"):
         import_source(str(config), flashrl.references["smooth"], tmp_path / "x", ImportOptions(fetch=refuse))
     made = import_source(str(config), flashrl.references["smooth"], tmp_path / "out", options)
     assert made.plans[0].plan.profile is not None
