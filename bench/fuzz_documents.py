@@ -3,7 +3,8 @@
     python bench/fuzz_documents.py --count 10000 --seed 0
 
 Every case is a file of the corpus, valid or not, changed one to four times: flipped bytes, spliced text, shuffled,
-repeated and dropped lines, exchanged keys and values, other numbers, long strings, deep nesting. Fails, and keeps the
+repeated and dropped lines, exchanged keys and values, other numbers, long strings, deep nesting; or replaced by one of
+the same kind with up to 400,000 faults. Fails, and keeps the
 file, where reading raises anything but a FlashRLError, takes over a second of CPU time, or the process has ever held
 more than 200 MB.
 """
@@ -113,8 +114,31 @@ def nested(data: bytes, dice: random.Random) -> bytes:
     return data[:start] + opening * depth + (closing * depth if dice.random() < 0.5 else b"") + data[start:]
 
 
+FAULTY = [
+    b'{"a":1,"b":2}', b'{"names":1}', b'{"names":"a","shape":["1"],"dtype":"int8","role":"unchanged"}', b"1",
+    b"null", b"[]", b'{"op":{"kind":"keep","rows":1}}', b'{"source":"s","kind":"norm","targets":[1,1,1,1,1,1,1,1]}',
+    b'{"name":"","scheme":"x"}',
+]  # fmt: skip
+
+
+def many_faults(data: bytes, dice: random.Random) -> bytes:
+    """A document of the same kind that is nothing but faults: in items of a list, in keys, at the top or below."""
+    claim = re.search(rb"flashrl\.[a-z-]+/v1", data)
+    head = b'{"schema_version":"' + (claim[0] if claim else b"flashrl.profile/v1") + b'",'
+    item, count = dice.choice(FAULTY), dice.choice((50, 3000, 40_000, 400_000))
+    count = min(count, MAX_CASE_BYTES // 4 // (len(item) + 1))
+    names = b",".join(b'"k%d":1' % number for number in range(min(count, 100_000)))
+    part = dice.choice((b"tensors", b"linears", b"smoothing", b"rules", b"entries", b"files", b"members", b"reference"))
+    body = dice.choice((
+        b'"%s":[%s]' % (part, b",".join([item] * count)), b'"%s":{%s}' % (part, names), names,
+        b'"%s":[{"targets":[%s]}]' % (part, b",".join([item] * count)),
+    ))  # fmt: skip
+    return head + body + b"}"
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     flip, splice, splice, truncate, lines_changed, keys_exchanged, number_changed, string_changed, nested,
+    many_faults,
 )  # fmt: skip
 
 

@@ -2,14 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from flashrl_registry.documents._base import EXTENSION
-from flashrl_registry.documents.strict_yaml import Parsed, Path, pointer_text
+from flashrl_registry.documents.strict_yaml import MAX_FINDINGS, Parsed, Path, pointer_text
 from flashrl_registry.errors import Finding
 
 _NOUNS = {
@@ -19,7 +19,7 @@ _NOUNS = {
 
 
 def schema_findings(exc: ValidationError, parsed: Parsed, source: str, model: type[BaseModel]) -> list[Finding]:
-    """Every error of a validation, in the order of the fields.
+    """The errors of a validation, in the order of the fields; as many as anybody reads.
 
     Args:
         exc: What pydantic raised.
@@ -27,7 +27,28 @@ def schema_findings(exc: ValidationError, parsed: Parsed, source: str, model: ty
         source: File name for messages.
         model: The model that it was validated against.
     """
-    return [_finding(error, parsed, source, model) for error in exc.errors(include_url=False, include_context=True)]
+    errors = exc.errors(include_url=False)
+    return findings_of(errors, parsed, source, model, num_more=len(errors) - MAX_FINDINGS)
+
+
+def findings_of(
+    errors: Sequence[ErrorDetails], parsed: Parsed, source: str, model: type[BaseModel], *, num_more: int | None
+) -> list[Finding]:
+    """The first of some errors.
+
+    Args:
+        errors: Pydantic's.
+        parsed: The data that was validated, with places.
+        source: File name for messages.
+        model: The model that it was validated against.
+        num_more: How many there are beyond the limit; None where nobody knows.
+    """
+    findings = [_finding(error, parsed, source, model) for error in errors[:MAX_FINDINGS]]
+    if num_more is None:
+        findings.append(Finding(source, "and perhaps more; not read further", code="more"))
+    elif num_more > 0:
+        findings.append(Finding(source, f"and {num_more} more", code="more"))
+    return findings
 
 
 def describe(value: Any) -> str:

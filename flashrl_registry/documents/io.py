@@ -7,6 +7,7 @@ reported at once and each with ``file:line:col``.
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from flashrl_registry.documents._base import Document
-from flashrl_registry.documents.findings import describe, schema_findings
-from flashrl_registry.documents.strict_yaml import MAX_BYTES, Parsed, parse_text
+from flashrl_registry.documents.characters import json_finding
+from flashrl_registry.documents.findings import describe, findings_of, schema_findings
+from flashrl_registry.documents.strict_yaml import MAX_BYTES, SIZE_HINT, Parsed, parse_text
+from flashrl_registry.documents.watch import FaultWatch
 from flashrl_registry.documents.yaml_writer import dump_text
 from flashrl_registry.errors import Finding, IntegrityError, ParseError, SchemaError, SchemaVersionError
 
@@ -51,51 +54,60 @@ def read_text(path: Path) -> str:
     Raises:
         ParseError: It cannot be read, is not UTF-8, or is larger.
     """
+    source = str(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for somebody to write
+            what = "is a folder, not a document" if path.is_dir() else "is not a regular file"
+            raise ParseError([Finding(source, what, code="parse")])
         with path.open("rb") as file:
             data = file.read(_MACHINE_BYTES + 1)
     except OSError as exc:
-        raise ParseError([Finding(str(path), f"cannot be read: {exc.strerror}", code="parse")]) from exc
+        raise ParseError([Finding(source, f"cannot be read: {exc.strerror}", code="parse")]) from exc
     limit = _MACHINE_BYTES if _MACHINE_CLAIM.search(data) else MAX_BYTES  # before a decoded copy takes memory
     if len(data) > limit:
-        raise ParseError([Finding(str(path), f"larger than {limit} bytes", code="parse")])
+        raise ParseError([Finding(source, f"larger than {limit} bytes", code="parse")], hint=SIZE_HINT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ParseError([Finding(source, "UTF-16; documents are UTF-8", 1, 1, code="parse")]) from exc
         line = data.count(b"\n", 0, exc.start) + 1
         column = exc.start - data.rfind(b"\n", 0, exc.start)
-        raise ParseError([Finding(str(path), f"not UTF-8: {exc.reason}", line, column, code="parse")]) from exc
+        raise ParseError([Finding(source, f"not UTF-8: {exc.reason}", line, column, code="parse")]) from exc
 
 
 def parse_document(text: str, source: str, model: type[D]) -> D:
     """Validate document text; see :func:`read_document`."""
-    return validate_parsed(parse_as(text, source, model.KIND), source, model)
+    return validate_parsed(parse_as(text, source, model.KIND, model), source, model)
 
 
-def parse_as(text: str, source: str, kind: str) -> Parsed:
+def parse_as(text: str, source: str, kind: str, model: type[Document] | None = None) -> Parsed:
     """Parse text under the limits of a kind of document; what a ``*.json`` file holds must be JSON.
+
+    Args:
+        text: The document.
+        source: File name for messages.
+        kind: Kind of document; one that is none has the limits of what people write.
+        model: Class of the document; where given, one with very many faults is not read to its end.
 
     Raises:
         ParseError: Every fault of the text.
+        SchemaError: The first faults of very many.
     """
     limits = {"max_bytes": _MACHINE_BYTES, "max_nodes": _MACHINE_NODES} if kind in _MACHINE_KINDS else {}
-    parsed = parse_text(text, source, **limits)
-    if source.endswith(".json"):
-        _check_json(text, source)
+    watch = FaultWatch(model) if model is not None and _claims(text, model) else None
+    is_json = source.lower().endswith(".json")
+    parsed = parse_text(text, source, stop=watch, is_json=is_json, **limits)
+    if model is not None and watch is not None and watch.errors:
+        findings = findings_of(watch.errors, parsed, source, model, num_more=None)
+        raise SchemaError(findings, hint=_newer_revision(parsed, model))
+    if is_json and isinstance(parsed.data, dict) and (finding := json_finding(text, source)):
+        raise ParseError([finding])
     return parsed
 
 
-def _check_json(text: str, source: str) -> None:
-    """Refuse YAML under a name by which other programs take it for JSON: a comma too many, a word without quotes."""
-
-    def refuse(word: str) -> None:
-        raise json.JSONDecodeError(f"{word} is no value", text, text.index(word))
-
-    try:
-        json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as exc:
-        message = f"not JSON, though the file's name says so: {exc.msg}"
-        raise ParseError([Finding(source, message, exc.lineno, exc.colno, code="parse")]) from exc
+def _claims(text: str, model: type[Document]) -> bool:
+    return re.search(rf"flashrl\.{model.KIND}/v{model.MAJOR}(?![0-9])", text) is not None
 
 
 def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
@@ -108,10 +120,12 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
         raise SchemaError(schema_findings(exc, parsed, source, model), hint=_newer_revision(parsed, model)) from exc
     recorded = getattr(document, "digest", None)
     if recorded is not None and recorded != (actual := document.compute_digest()):
+        line, column = parsed.places.get(("digest",), (1, 1))
         raise IntegrityError(
-            f"{source}: the content does not match its digest: recorded {recorded}, actual {actual}",
+            f"{source}:{line}:{column}: digest: the content does not match its digest: "
+            f"recorded {recorded}, actual {actual}",
             hint="the file was changed after it was compiled; compile it again from its rules, or restore it",
-            context={"expected": recorded, "actual": actual},
+            context={"expected": recorded, "actual": actual, "line": line, "column": column, "pointer": "digest"},
         )
     return document
 

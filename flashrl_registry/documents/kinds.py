@@ -38,7 +38,8 @@ def read_any(path: Path) -> Document:
         IntegrityError: The content differs from the ``digest`` in the file.
     """
     text, source = read_text(path), str(path)
-    parsed = parse_as(text, source, claimed_kind(text) or "")
+    claimed = claimed_kind(text) or ""
+    parsed = parse_as(text, source, claimed, KINDS.get(claimed))
     given = parsed.data.get("schema_version") if isinstance(parsed.data, dict) else None
     kind = claimed_kind(f"schema_version: {given}") or ""
     if kind in KINDS:

@@ -7,14 +7,21 @@ whole numbers that JSON readers round, and characters that end a line in YAML 1.
 YAML 1.2 core schema, of which JSON is a subset.
 """
 
-import itertools
-import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from flashrl_registry.documents.characters import (
+    BOM,
+    Spans,
+    json_as_yaml,
+    json_finding,
+    misplaced_tabs,
+    refused_characters,
+    syntax_message,
+)
 from flashrl_registry.documents.scalars import resolve_scalar
 from flashrl_registry.errors import Finding, ParseError
 
@@ -22,14 +29,16 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
 MAX_DEPTH = 32
 MAX_FINDINGS = 100
+ENOUGH = 20_000
+"""Values that are read after the first fault, to find others."""
+SIZE_HINT = (
+    "profiles and resolved plans may have 64 MiB and must say what they are (schema_version); other documents 1 MiB: "
+    "name tensors by families and globs, not one by one"
+)
+_FIRST_STOP = 2000  # values
 
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
-
-_BREAKS_OF_1_1 = re.compile("[\x85\u2028\u2029]")
-# Allowed raw in a JSON string, but not in a YAML file, or not with the same meaning.
-_ONLY_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -49,12 +58,20 @@ class Parsed:
     keys: dict[Path, Place] = field(default_factory=dict)
 
 
+Stop = Callable[[Parsed], bool]
+
+
 class _Builder:
     """Builds plain data from YAML events without recursion, collecting every fault."""
 
-    def __init__(self, source: str, max_nodes: int) -> None:
+    def __init__(self, source: str, max_nodes: int, stop: Stop | None, *, is_json: bool) -> None:
         self.source = source
         self.max_nodes = max_nodes
+        self.stop = stop
+        self.is_json = is_json
+        self.next_stop = _FIRST_STOP
+        self.stopped = False
+        self.num_clean = 0
         self.findings: list[Finding] = []
         self.parsed = Parsed(None)
         self.stack: list[tuple[Any, Path]] = []
@@ -62,6 +79,8 @@ class _Builder:
         self.refused_key_depth: int | None = None
         self.nodes = 0
         self.documents = 0
+        self.spans: Spans = []  # where tabs may stand
+        self.flow_start: tuple[int, int] | None = None  # depth and index of the outermost bracket that is open
 
     def fault(self, mark: Any, message: str, path: Path = ()) -> None:
         self.findings.append(Finding(self.source, message, mark.line + 1, mark.column + 1, pointer_text(path), "parse"))
@@ -118,6 +137,7 @@ class _Builder:
 
     def scalar(self, event: Any) -> None:
         self.check_node(event)
+        self.span(event)
         if self.awaiting_key():
             self.key(event)
             return
@@ -127,10 +147,19 @@ class _Builder:
                 value = resolve_scalar(event.value)
             except ValueError as exc:
                 self.fault(event.start_mark, str(exc), self.next_path())
+            if self.is_json and event.value in {"NaN", "Infinity", "-Infinity"}:
+                self.fault(event.start_mark, f"{event.value} is no value of JSON", self.next_path())
         self.put(value, event)
+
+    def span(self, scalar: Any) -> None:
+        """Note where a quoted or block string lies."""
+        if scalar.style and self.flow_start is None:
+            self.spans.append((scalar.start_mark.index, scalar.end_mark.index))
 
     def open(self, event: Any, container: Any) -> None:
         self.check_node(event)
+        if event.flow_style and self.flow_start is None:
+            self.flow_start = (len(self.stack), event.start_mark.index)
         if self.awaiting_key():
             self.fault(event.start_mark, "keys are strings, not lists or maps", self.stack[-1][1])
             if self.refused_key_depth is None:
@@ -141,9 +170,12 @@ class _Builder:
             self.stack.append((container, self.put(container, event)))
         self.pending_key.append(None)
 
-    def close(self) -> None:
+    def close(self, event: Any) -> None:
         self.stack.pop()
         self.pending_key.pop()
+        if self.flow_start is not None and self.flow_start[0] == len(self.stack):
+            self.spans.append((self.flow_start[1], event.end_mark.index))
+            self.flow_start = None
         if self.refused_key_depth == len(self.stack):
             self.refused_key_depth = None
             self.refuse_key()
@@ -169,7 +201,7 @@ class _Builder:
         elif isinstance(event, yaml.SequenceStartEvent):
             self.open(event, [])
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            self.close()
+            self.close(event)
         elif isinstance(event, yaml.AliasEvent):
             self.alias(event)
         elif isinstance(event, yaml.DocumentStartEvent):
@@ -182,16 +214,31 @@ class _Builder:
         return self.within_limits(event)
 
     def within_limits(self, event: Any) -> bool:
+        if self.stop is not None and self.nodes >= self.next_stop:
+            # In growing steps, so that what is looked at more than once stays a small part of all.
+            self.next_stop = self.nodes + self.nodes // 4
+            self.stopped = self.stop(self.parsed)
         if len(self.stack) > MAX_DEPTH:
             self.fault(event.start_mark, f"nested deeper than {MAX_DEPTH} levels", self.stack[-1][1])
             return False
         if self.nodes > self.max_nodes:
             self.fault(event.start_mark, f"more than {self.max_nodes} values")
             return False
-        return len(self.findings) < MAX_FINDINGS
+        if not self.findings:
+            self.num_clean = self.nodes
+        self.stopped |= len(self.findings) >= MAX_FINDINGS or self.nodes - self.num_clean > ENOUGH
+        return not self.stopped
 
 
-def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes: int = MAX_NODES) -> Parsed:
+def parse_text(
+    text: str,
+    source: str,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_nodes: int = MAX_NODES,
+    stop: Stop | None = None,
+    is_json: bool = False,
+) -> Parsed:
     """Parse YAML or JSON text.
 
     Args:
@@ -199,65 +246,48 @@ def parse_text(text: str, source: str, *, max_bytes: int = MAX_BYTES, max_nodes:
         source: File name for messages.
         max_bytes: Longer text is refused.
         max_nodes: More values are refused.
+        is_json: The text must be JSON; what only YAML admits is not looked for here, but the numbers that neither has.
+        stop: Asked now and then, with what has been read, whether to stop reading.
 
     Returns:
-        Plain data with places.
+        Plain data with places; its first part where ``stop`` said so.
 
     Raises:
         ParseError: Lists every fault with line and column.
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
-        raise ParseError([Finding(source, f"{size} bytes; the limit is {max_bytes}", code="parse")])
-    text = _json_as_yaml(text)
-    if breaks := _ambiguous_breaks(text, source):  # the parser would count other lines after them
-        raise ParseError(breaks)
-    builder = _Builder(source, max_nodes)
+        raise ParseError([Finding(source, f"{size} bytes; the limit is {max_bytes}", code="parse")], hint=SIZE_HINT)
+    text = json_as_yaml(text.removeprefix(BOM))
+    findings = refused_characters(text, source, MAX_FINDINGS)
+    builder = _Builder(source, max_nodes, stop, is_json=is_json)
+    if not findings:
+        _build(builder, text)
+        findings = builder.findings
+    if not findings and "\t" in text and not (builder.stopped or is_json):
+        findings = misplaced_tabs(text, source, builder.spans, MAX_FINDINGS)
+    if findings and (builder.stopped or len(findings) >= MAX_FINDINGS):
+        findings.append(Finding(source, "and perhaps more; not read further", code="more"))
+    if findings:
+        raise ParseError(findings)
+    return builder.parsed
+
+
+def _build(builder: _Builder, text: str) -> None:
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             if not builder.feed(event):
                 break
     except yaml.MarkedYAMLError as exc:
+        if builder.is_json and (finding := json_finding(text, builder.source)):
+            builder.findings.append(finding)
+            return
         mark = exc.problem_mark or exc.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        builder.findings.append(Finding(source, f"not YAML: {exc.problem or exc.context}", *place, code="parse"))
-    except (yaml.YAMLError, UnicodeEncodeError) as exc:
-        builder.findings.append(Finding(source, f"not YAML: {exc}".replace("\n", " "), 1, 1, code="parse"))
-    if builder.findings:
-        raise ParseError(builder.findings)
-    return builder.parsed
-
-
-def _json_as_yaml(text: str) -> str:
-    """JSON whose characters YAML refuses or reads otherwise, with those escaped; any other text as it is.
-
-    YAML has no surrogate pairs (``json.dumps`` writes them for an emoji) and forbids some raw characters that JSON
-    allows. Columns after such a character on the same line shift.
-    """
-    if not (_ONLY_JSON.search(text) or _SURROGATES.search(text)):
-        return text
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    text = _SURROGATES.sub(_code_point, text)
-    return _ONLY_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _code_point(match: re.Match[str]) -> str:
-    high, low = int(match[2], 16), int(match[3], 16)
-    return f"{match[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
-
-
-def _ambiguous_breaks(text: str, source: str) -> list[Finding]:
-    findings = []
-    for match in itertools.islice(_BREAKS_OF_1_1.finditer(text), MAX_FINDINGS):
-        line = text.count("\n", 0, match.start()) + 1
-        column = match.start() - text.rfind("\n", 0, match.start())
-        code = f"{ord(match[0]):04x}"
-        message = f"U+{code} ends a line in YAML 1.1 and not in 1.2; write \\u{code} in double quotes"
-        findings.append(Finding(source, message, line, column, code="parse"))
-    return findings
+        message = syntax_message(str(exc.problem or exc.context), text, mark.index if mark else len(text))
+        builder.findings.append(Finding(builder.source, message, *place, code="parse"))
+    except yaml.YAMLError as exc:
+        builder.findings.append(Finding(builder.source, f"not YAML: {exc}".replace("\n", " "), 1, 1, code="parse"))
 
 
 def pointer_text(path: Path) -> str:

@@ -68,7 +68,7 @@ def plan_migration(
     """
     text, source = read_text(path), str(path)
     kind = claimed_kind(text) or ""
-    parsed = parse_as(text, source, kind)
+    parsed = parse_as(text, source, kind, models.get(kind))
     found = claimed_version(parsed.data)
     if found is None or found[0] not in models:
         document = read_any(path)  # says what is wrong with it

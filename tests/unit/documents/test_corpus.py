@@ -16,6 +16,7 @@ from flashrl_registry.errors import DocumentError, FlashRLError, IntegrityError
 CORPUS = Path(__file__).parents[2] / "data" / "documents"
 VALID = sorted((CORPUS / "valid").glob("*/*"))
 INVALID = sorted((CORPUS / "invalid").glob("*/*"))
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 EXPECT = re.compile(rb"# expect: (\S+)(?: ([0-9]+:[0-9]+)(?: (.+))?)?")
 
 
@@ -43,7 +44,8 @@ def test_valid_documents_are_read_and_written_back_as_the_same_value(path: Path,
 
 @pytest.mark.parametrize("path", INVALID, ids=name)
 def test_invalid_documents_give_the_findings_they_announce(path: Path) -> None:
-    announced = EXPECT.findall(path.read_bytes())
+    data = path.read_bytes()
+    announced = EXPECT.findall(data.decode("utf-16").encode() if data.startswith(UTF_16) else data)
     assert announced, "the file must start with '# expect:' lines"
     with pytest.raises(FlashRLError) as caught:
         read_any(path)

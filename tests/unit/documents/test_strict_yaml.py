@@ -70,7 +70,12 @@ def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
         ("a: 1\n---\nb: 1\n", "2:1 one document to a file"),
         ("? [a, b]\n: 1\nc: 2\n", "1:3 keys are strings, not lists or maps"),
         ("a: [1\n", "2:1 not YAML: did not find expected ',' or ']'"),
-        ("a:\n\t- 1\n", "2:1 not YAML: found character that cannot start any token"),
+        ("a:\n\t- 1\n", "2:1 not YAML: a tab where only spaces may stand"),
+        ("a:\tb\n", "1:3 a tab outside quotes; not every reader of YAML admits that, write spaces"),
+        ("a: |\t\n  b\tc # \td\n", "1:5 a tab outside quotes; not every reader of YAML admits that, write spaces"),
+        ("a: '\t' # \tx\nb: [\t1]\t\n", "2:8 a tab outside quotes; not every reader of YAML admits that, write spaces"),
+        ("a: @b\n", "1:4 not YAML: @ cannot start a value; write the string in quotes"),
+        ("a: 1\nb: x\0y\n", "2:5 U+0000 is not allowed in YAML; write \\u0000 in double quotes"),
         ("a: x\u2028y\n", "1:5 U+2028 ends a line in YAML 1.1 and not in 1.2; write \\u2028 in double quotes"),
     ],
 )  # fmt: skip
