@@ -150,9 +150,8 @@ class HubStore:
             return pinned
         head = self.head(ref.name)
         versions = head.versions
-        if ref.version is not None and not is_version(ref.version) and ref.version not in head.standing.channels:
-            if ref.version != "latest" or not versions:
-                return self._read(ref, self._revision(ref, head), None, head.warnings)
+        if _is_revision(ref.version, head):
+            return self._read(ref, self._revision(ref, head), None, head.warnings)
         if not versions:
             if ref.version is not None or head.refs.head is None:
                 raise NotFoundError(f"{ref.name} on {self.place} has no versions", hint="its branches: "

@@ -26,6 +26,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 from server import Hub, HubError, _Handler
 
+
+def _environ() -> dict[str, str]:
+    """Nobody's own git settings."""
+    return {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+
+
 ZERO = "0" * 40
 PAGE = 2  # repositories per page of a search, so that paging is always exercised
 _REPO = r"/api/models/(?P<repo>[^/]+/[^/]+)"
@@ -55,7 +61,7 @@ class Fault:
     hits: int = 0
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The connection is to be closed without an answer."""
 
 
@@ -150,7 +156,7 @@ class GitHub(Hub):
         )
 
     def write(
-        self, repo: str, ref: str, parent: str | None, add: dict[str, bytes], delete: list[str], title: str
+        self, repo: str, ref: str, parent: str | None, add: dict[str, bytes], delete: list[str], *, title: str
     ) -> str:
         """Commit onto a ref that is still at ``parent``.
 
@@ -206,11 +212,7 @@ class _GitHandler(_Handler):
     _body = b""
     _fault: Fault | None = None
 
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_DELETE(self) -> None:
-        self._answer()
+    do_POST = do_DELETE = _Handler.do_GET
 
     def _answer(self) -> None:
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -218,7 +220,7 @@ class _GitHandler(_Handler):
         how = self._fault.how if self._fault else None
         try:
             if how == "drop":
-                raise Closed
+                raise ClosedError  # noqa: TRY301
             if how == "delay" and self._fault:
                 time.sleep(self._fault.seconds)
             if how == "status" and self._fault:
@@ -226,7 +228,7 @@ class _GitHandler(_Handler):
                 self._refuse(HubError(status, "", "out of order"))
                 return
             super()._answer()
-        except Closed:
+        except ClosedError:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -249,7 +251,7 @@ class _GitHandler(_Handler):
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         fault, self._fault = self._fault, None
         if fault is not None and fault.how == "drop-after":
-            raise Closed
+            raise ClosedError
         if fault is not None and fault.how == "after":
             status, body, headers = fault.status, b'{"error":"out of order"}', {}
         if fault is not None and fault.how == "bare":
@@ -261,7 +263,7 @@ class _GitHandler(_Handler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
-            raise Closed
+            raise ClosedError
         super()._send(status, body, headers)
 
     def _json(self, data: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -425,7 +427,7 @@ class _GitHandler(_Handler):
             ref = f"refs/pr/{number}"
             data = {"pullRequestUrl": f"{self.hub.endpoint}/{repo}/discussions/{number}"}
             self.hub.git(repo, "update-ref", ref, head, ZERO)
-        oid = self.hub.write(repo, ref, parent, add, delete, header["summary"])
+        oid = self.hub.write(repo, ref, parent, add, delete, title=header["summary"])
         self._json({"commitUrl": f"{self.hub.endpoint}/{repo}/commit/{oid}", "commitOid": oid, **data})
 
     def make_tag(self, repo: str, rev: str) -> None:
