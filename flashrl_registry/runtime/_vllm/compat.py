@@ -162,7 +162,8 @@ def refresh_tied_head(model: "torch.nn.Module") -> None:
 
     if not current_platform.is_cpu():
         return
-    embeddings, heads = [], []
+    embeddings: list[Any] = []
+    heads: list[Any] = []
     for layer in model.modules():
         if isinstance(layer, VocabParallelEmbedding) and not layer.weight.is_meta:
             (heads if isinstance(layer, ParallelLMHead) else embeddings).append(layer)
