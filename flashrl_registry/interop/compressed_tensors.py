@@ -27,7 +27,7 @@ def find_config(data: Any) -> tuple[Path, dict[str, Any]] | None:
     """Where in a config.json, or in a file of its own, a quantization_config is; None where there is none."""
     if not isinstance(data, dict):
         return None
-    if "config_groups" in data:
+    if "config_groups" in data or isinstance(data.get("quant_method"), str):
         return (), data
     for key in CONFIG_KEYS:
         if isinstance(data.get(key), dict):
@@ -55,6 +55,10 @@ def rules_from_config(found: Findings, inventory: Inventory, *, lossy: bool = Fa
         found.check()
         raise AssertionError("check raises where there is a fault")
     base, config = place
+    if config.get("quant_method", _METHOD) != _METHOD:  # and no key of it is of this format
+        what = describe(config["quant_method"])
+        found.fault((*base, "quant_method"), f"is {what}, not {_METHOD}, and no other method is read")
+        found.check(hint="make a plan of the bf16 model instead: flashrl-registry compile -m MODEL --scheme SCHEME")
     _check_whole(config, base, found)
     groups = _groups(config.get("config_groups"), (*base, "config_groups"), found, lossy=lossy)
     ignore = [(text, (*base, "ignore", n)) for n, text in enumerate(_strings(config, "ignore", base, found))]
@@ -68,8 +72,6 @@ def _check_whole(config: Mapping[str, Any], base: Path, found: Findings) -> None
     for key in config:
         if key not in _KNOWN | _INFORMATION:
             found.fault((*base, key), "unknown key" + did_you_mean(key, _KNOWN))
-    if config.get("quant_method", _METHOD) != _METHOD:
-        found.fault((*base, "quant_method"), f"is {describe(config['quant_method'])}, not {_METHOD}")
     if config.get("format") not in _FORMATS:
         found.fault((*base, "format"), f"{describe(config['format'])}: weights are packed in a way no scheme here has")
     if config.get("kv_cache_scheme"):

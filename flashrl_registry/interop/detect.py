@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from flashrl_registry.documents import claimed_kind
+from flashrl_registry.documents.findings import describe
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.strict_yaml import Parsed, parse_text
 from flashrl_registry.errors import InteropError
@@ -20,6 +21,7 @@ SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 
 # A mixture of experts lists tens of thousands of modules under ignore.
 _MAX_BYTES, _MAX_NODES = 64 << 20, 5_000_000
+_KEYS_SHOWN = 6
 # torch.save writes a zip archive, and before 2020 a bare pickle.
 _PICKLES = (b"PK\x03\x04", b"\x80\x02")
 
@@ -59,7 +61,13 @@ def detect(path: Path, kind: SourceKind | None = None) -> Source:
         kind = _kind_of(parsed)
     if kind is None:
         ours = claimed_kind(text)
-        what = f"is a {ours} document of this project" if ours else "is of no kind that can be imported"
+        if not ours and _is_unquantized(parsed.data):
+            raise InteropError(
+                f"{file} is the config of a {parsed.data['model_type']} checkpoint that is not quantized: "
+                "it has no quantization_config",
+                hint=f"make a plan of it: flashrl-registry compile -m {file.parent} --scheme int8 -o DIR",
+            )
+        what = f"is a {ours} document of this project" if ours else _what(parsed.data)
         raise InteropError(f"{file} {what}", hint="kinds are " + ", ".join(SOURCE_KINDS) + "; --format names one")
     return Source(file, kind, parsed)
 
@@ -78,3 +86,19 @@ def _kind_of(parsed: Parsed) -> SourceKind | None:
     if find_config(parsed.data) is not None:
         return "compressed-tensors"
     return "llm-compressor" if is_recipe(parsed.data) else None
+
+
+def _what(data: Any) -> str:
+    """What a file that cannot be imported seems to be."""
+    if data is None or data == {}:
+        return "is empty"
+    if not isinstance(data, dict):
+        return f"holds {describe(data)}, which is of no kind that can be imported"
+    keys = ", ".join(list(data)[:_KEYS_SHOWN])
+    more = f" and {len(data) - _KEYS_SHOWN} more" if len(data) > _KEYS_SHOWN else ""
+    return f"is of no kind that can be imported: a map of {keys}{more}"
+
+
+def _is_unquantized(data: Any) -> bool:
+    """Whether it is the config.json of a checkpoint; called where no quantization_config was found."""
+    return isinstance(data, dict) and {"architectures", "model_type"} <= set(data)

@@ -45,9 +45,12 @@ class Losses:
             NotExpressibleError: Everything that the format cannot say.
         """
         if self.impossible or (self.diagnostics and not self.lossy):
-            hint = None if self.impossible else "--lossy exports the rest and notes what is left out"
+            left = [] if self.lossy else self.diagnostics
+            hint = "--lossy leaves out " + ", ".join(diagnostic.where for diagnostic in left) if left else None
+            if hint and self.impossible:
+                hint += "; nothing but another plan or an option helps with the rest"
             raise NotExpressibleError(
-                f"{self.target} cannot say all that the plan does", [*self.impossible, *self.diagnostics], hint=hint
+                f"{self.target} cannot say all that the plan does", [*self.impossible, *left], hint=hint
             )
         for diagnostic in self.diagnostics:
             self.note(f"left out: {diagnostic.where}: {diagnostic.message}")

@@ -5,6 +5,7 @@ checked against the model's headers, every scale against the shape it must have,
 """
 
 import pickle  # noqa: TID251 - only for the name of the error that torch.load(weights_only=True) raises
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from flashrl_registry.errors import Finding, InteropError, SchemaError
 
 _KEYS = ("input_scale", "output_scale", "type")
 _SUGGESTIONS = 8
+_REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,19 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as exc:
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise InteropError(
-            f"{path} is no profile that can be read without running code: {reason}",
+            f"{path} is no profile that can be read without running code: {_reason(exc)}",
             hint="FlashRL's profiles hold tensors, numbers and names only; do not load others",
         ) from exc
+
+
+def _reason(exc: Exception) -> str:
+    """Why torch refused a file, without its advice to run the code in it."""
+    text = str(exc)
+    if refused := _REFUSED.search(text):
+        return f"it calls for {refused[1]}, which is code"
+    lines = [line for line in text.splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0].strip().partition(". ")[0] if lines else type(exc).__name__
 
 
 class _Checker:

@@ -217,7 +217,12 @@ def test_what_flashrl_cannot_do_is_listed(cli: Command, checkpoint: Path, tmp_pa
     ran = cli("export", tmp_path / "plan", "--to", "flashrl", "-o", tmp_path / "back", "--lossy", "--json")
     assert ran.code == 1
     where = [diagnostic["where"] for diagnostic in ran.json["error"]["context"]["diagnostics"]]
+    assert where == ["plan", "plan: model"]
+    assert ran.json["error"]["hint"] is None
+    ran = cli("export", tmp_path / "plan", "--to", "flashrl", "-o", tmp_path / "back", "--json")
+    where = [diagnostic["where"] for diagnostic in ran.json["error"]["context"]["diagnostics"]]
     assert where == ["plan", "plan: model", "engine.logprobs_mode", "engine.kv_cache_dtype"]
+    assert ran.json["error"]["hint"].startswith("--lossy leaves out engine.logprobs_mode, engine.kv_cache_dtype; ")
     ran = cli("export", tmp_path / "plan", "--to", "compressed-tensors", "-o", tmp_path / "ct")
     assert ran.code == 1
     assert "engine.kv_cache_dtype: fp8 has no place in it" in ran.err

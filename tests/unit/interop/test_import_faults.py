@@ -1,5 +1,6 @@
 """What an import says of files that it cannot take: all of it, with places, and what was found instead."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,3 +120,48 @@ def test_a_hub_that_cannot_be_reached_stays_that_error(checkpoint: Path, tmp_pat
     (tmp_path / "c.yaml").write_text("configs: [{fn: bf16}, {profile: owner/repo/profile.pt}]\n")
     with pytest.raises(StoreUnavailableError):
         import_source(str(tmp_path / "c.yaml"), checkpoint, tmp_path / "out", ImportOptions(fetch=unreachable))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("[1, 2]", "holds a list, which is of no kind that can be imported"),
+        ("{a: 1, b: 2}", "is of no kind that can be imported: a map of a, b"),
+        ('{"quant_method": "awq", "bits": 4}', "1:2: quant_method: is the string 'awq', not compressed"),
+        (
+            '{"model_type": "m", "quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}',
+            "quantization_config.quant_method: is the string 'fp8', not compressed-tensors",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_imported_is_said_to_be_what_it_is(
+    refused: Callable[[Path], str], tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "file.json").write_text(text)
+    told = refused(tmp_path / "file.json")
+    assert says in told
+    assert "bits" not in told
+
+
+def test_a_checkpoint_that_is_not_quantized_is_said_to_be_one(refused: Callable[[Path], str], checkpoint: Path) -> None:
+    told = refused(checkpoint)
+    assert "is the config of a llama checkpoint that is not quantized: it has no quantization_config" in told
+    assert f"flashrl-registry compile -m {checkpoint}" in told
+
+
+class _Code:
+    """What a pickle of it would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.getenv, ("HOME",)
+
+
+def test_nobody_is_told_to_run_the_code_in_a_profile(refused: Callable[[Path], str], tmp_path: Path) -> None:
+    torch.save({"a": _Code()}, tmp_path / "evil.pt")
+    told = refused(tmp_path / "evil.pt")
+    assert "it calls for os.getenv, which is code" in told
+    assert "weights_only" not in told
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "evil.pt").read_bytes()[:60])
+    assert "failed finding central directory" in refused(tmp_path / "cut.pt")
