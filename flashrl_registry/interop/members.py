@@ -8,7 +8,7 @@ from flashrl_registry.documents import Hybrid, SchemeName, canonical_scheme, cla
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import IntegrityError
 from flashrl_registry.interop.importing import EXTENSION, HYBRID_YAML
-from flashrl_registry.registry import LocalStore, PlanBundle, open_bundle, parse_ref, read_bundle
+from flashrl_registry.registry import PlanBundle, PlanSource, open_bundle, parse_ref, read_bundle
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Members:
     beside_configs: dict[str, Any] = field(default_factory=dict)
 
 
-def members_of(ref: str, store: LocalStore) -> Members:
+def members_of(ref: str, store: PlanSource) -> Members:
     """Read the plan that a reference names, or all plans of a hybrid.
 
     Args:
         ref: A plan reference, or the path of a hybrid document or of the folder that holds ``hybrid.yaml``.
-        store: The local registry.
+        store: One store, or the chain of them.
 
     Raises:
         RegistryError: A plan is not there, or is not the one that its digest pins.

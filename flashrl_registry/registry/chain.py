@@ -45,10 +45,14 @@ class Chain:
     Args:
         stores: Those that answer without a network, and shared ones.
         hub: Makes the store for a Hub's address; None for the client's own. Called when a Hub is really asked.
+        shared: Makes the store for the address of a shared one, which a lock may name.
     """
 
-    def __init__(self, stores: Sequence[Store], hub: Callable[[str | None], Store]) -> None:
+    def __init__(
+        self, stores: Sequence[Store], hub: Callable[[str | None], Store], shared: Callable[[str], Store] | None = None
+    ) -> None:
         self.stores = tuple(stores)
+        self._make_shared = shared
         self._make_hub = hub
         self._hubs: dict[str | None, Store] = {}
 
@@ -62,6 +66,8 @@ class Chain:
         """The store that answers for a reference: the first that knows its name, else the Hub."""
         if ref.store == "hub":
             return self.hub(ref.endpoint)
+        if ref.store == "url" and ref.endpoint is not None and self._make_shared is not None:
+            return self._make_shared(ref.endpoint)
         for store in self.stores:
             if store.knows(ref.name) if isinstance(store, BundledStore) else store.versions(ref.name):
                 return store
@@ -77,7 +83,7 @@ class Chain:
         try:
             return store.get(ref)
         except RegistryError as exc:
-            if store in self.stores or ref.store == "hub":
+            if store in self.stores or ref.store is not None:
                 raise
             raise self._asked(exc, ref) from exc
 
@@ -123,6 +129,7 @@ def open_chain(environ: Mapping[str, str], *, allow_stale: bool = False) -> Chai
     return Chain(
         [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
         lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale),
+        lambda address: _shared(address, root),
     )
 
 

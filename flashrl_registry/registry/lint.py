@@ -10,7 +10,7 @@ from flashrl_registry.documents.io import parse_as, read_text
 from flashrl_registry.documents.strict_yaml import pointer_text
 from flashrl_registry.errors import Diagnostic, InvalidRefError
 from flashrl_registry.registry.bundle import PLAN_YAML
-from flashrl_registry.registry.local import LocalStore
+from flashrl_registry.registry.chain import PlanSource
 from flashrl_registry.registry.open import open_bundle
 from flashrl_registry.registry.ref import PathRef, parse_ref
 
@@ -32,12 +32,12 @@ class Linted:
     places: dict[str, tuple[int, int]]
 
 
-def lint_reference(text: str, store: LocalStore, inventory: Inventory | None = None) -> Linted:
+def lint_reference(text: str, store: PlanSource, inventory: Inventory | None = None) -> Linted:
     """Lint a rules file, a plan file or folder, or a published plan.
 
     Args:
         text: Path or reference.
-        store: The local registry.
+        store: One store, or the chain of them.
         inventory: The model that it is for.
 
     Raises:

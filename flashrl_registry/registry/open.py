@@ -2,16 +2,16 @@
 
 from flashrl_registry.errors import IntegrityError, InvalidRefError
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle
-from flashrl_registry.registry.local import LocalStore
-from flashrl_registry.registry.ref import NamedRef, PathRef, PlanRef
+from flashrl_registry.registry.chain import Chain, PlanSource
+from flashrl_registry.registry.ref import HubFileRef, NamedRef, PathRef, PlanRef
 
 
-def open_bundle(ref: PlanRef, store: LocalStore) -> PlanBundle:
+def open_bundle(ref: PlanRef, store: PlanSource) -> PlanBundle:
     """Read the plan that a reference names, and check all of its bytes.
 
     Args:
-        ref: Parsed reference: a path or a registry name.
-        store: The local registry.
+        ref: Parsed reference: a path, a registry name, or a file on the Hub.
+        store: One store, or the chain of them.
 
     Returns:
         The checked bundle.
@@ -19,10 +19,15 @@ def open_bundle(ref: PlanRef, store: LocalStore) -> PlanBundle:
     Raises:
         InvalidRefError: A scheme name, which has no bundle until it is compiled for a model.
         NotFoundError: Nothing is there.
+        AccessDeniedError, StoreUnavailableError: The store does not answer.
         IntegrityError: Bytes differ from their digest, or the plan from the one that the reference pins.
     """
     if isinstance(ref, NamedRef):
         return store.get(ref)
+    if isinstance(ref, HubFileRef):
+        if not isinstance(store, Chain):
+            raise InvalidRefError(f"'{ref}' is a file on the Hub, and only one store was opened")
+        return store.open_file(ref)
     if not isinstance(ref, PathRef):
         raise InvalidRefError(
             f"'{ref}' is a scheme name, not a compiled plan",

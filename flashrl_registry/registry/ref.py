@@ -62,15 +62,15 @@ class NamedRef:
         version: A version, a channel, or on a Hub any revision.
         digest: The plan's digest, where it is pinned.
         member: One plan of several under this name.
-        store: ``hub`` asks the Hub and nothing else; None asks the chain of stores.
-        endpoint: Address of that Hub; None for the client's default.
+        store: ``hub`` asks a Hub and nothing else, ``url`` a shared store; None asks the chain of stores.
+        endpoint: Address of it; None for the Hub client's default.
     """
 
     name: str
     version: str | None = None
     digest: str | None = None
     member: str | None = None
-    store: Literal["hub"] | None = None
+    store: Literal["hub", "url"] | None = None
     endpoint: str | None = None
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Resolver: a reference and an environment to a ResolvedPlan, with a trace of every decision."""
 
 from flashrl_registry.resolver.locked import locked_reference
-from flashrl_registry.resolver.members import OpenHybrid, open_hybrid, pin_reference
+from flashrl_registry.resolver.members import OpenHybrid, open_hybrid, pin, pin_reference
 from flashrl_registry.resolver.payload import Payload, make_payload, open_payload
 from flashrl_registry.resolver.resolve import Resolution, resolve
 
@@ -13,6 +13,7 @@ __all__ = [
     "make_payload",
     "open_hybrid",
     "open_payload",
+    "pin",
     "pin_reference",
     "resolve",
 ]

@@ -6,8 +6,8 @@ from flashrl_registry.documents import Lock, LockedPlan, claimed_kind, read_docu
 from flashrl_registry.documents.bundled import bundled
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.io import read_text
-from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource
-from flashrl_registry.errors import NotFoundError, StoreUnavailableError
+from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource, UrlSource
+from flashrl_registry.errors import NotFoundError
 from flashrl_registry.registry import NamedRef, PathRef, PlanRef
 
 
@@ -24,7 +24,6 @@ def locked_reference(text: str) -> PlanRef | None:
     Raises:
         DocumentError: The lock is malformed.
         NotFoundError: No such entry, or several and none is named.
-        StoreUnavailableError: The entry was locked from a store that this release cannot read.
     """
     path_text, _, requested = text.partition("#")
     file = Path(path_text).expanduser()
@@ -56,14 +55,11 @@ def _reference(entry: LockedPlan, file: Path) -> PlanRef:
     source = entry.source
     if isinstance(source, LocalSource):
         return NamedRef(source.name, source.version, entry.plan_digest)
+    if isinstance(source, UrlSource):
+        return NamedRef(source.name, source.version, entry.plan_digest, None, "url", source.url)
     if isinstance(source, PathSource):
         return PathRef(file.parent / Path(source.path).expanduser(), entry.plan_digest)
     if isinstance(source, BundledSource):
         return PathRef(bundled("profiles") / source.name, entry.plan_digest)
     assert isinstance(source, HubSource)
-    raise StoreUnavailableError(
-        f"{file}: '{entry.requested}' was locked from the Hub ({source.repository} at {source.commit[:12]}), and this "
-        "release reads plans from paths and the local registry only",
-        hint="push the plan into the local registry, and lock it again",
-        context={"lock": str(file), "requested": entry.requested, "digest": entry.plan_digest},
-    )
+    return NamedRef(source.repository, source.commit, entry.plan_digest, None, "hub", source.endpoint)

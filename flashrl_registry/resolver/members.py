@@ -9,8 +9,18 @@ from pathlib import Path
 
 from flashrl_registry.documents import Hybrid, HybridMember, canonical_scheme, claimed_kind, read_document
 from flashrl_registry.documents.io import read_text
+from flashrl_registry.documents.lock import HubSource, LocalSource, UrlSource
 from flashrl_registry.errors import IntegrityError, NotFoundError
-from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanRef, PresetRef, open_bundle, parse_ref
+from flashrl_registry.registry import (
+    HubFileRef,
+    NamedRef,
+    PathRef,
+    PlanRef,
+    PlanSource,
+    PresetRef,
+    open_bundle,
+    parse_ref,
+)
 from flashrl_registry.resolver.locked import locked_reference
 
 HYBRID_YAML = "hybrid.yaml"
@@ -76,12 +86,12 @@ def open_hybrid(ref: PlanRef) -> OpenHybrid | None:
     return OpenHybrid(hybrid, file)
 
 
-def pin_reference(ref: str, store: LocalStore) -> str:
+def pin_reference(ref: str, store: PlanSource) -> str:
     """The same plan under a reference that no other plan can answer to.
 
     Args:
         ref: A path, a registry name, or a hybrid document.
-        store: The local registry.
+        store: One store, or the chain of them.
 
     Returns:
         ``/absolute/path#sha256=...`` or ``namespace/name@version#sha256=...``; a scheme name as it is, for its plan
@@ -97,16 +107,31 @@ def pin_reference(ref: str, store: LocalStore) -> str:
         return str(parsed)
     if (opened := open_hybrid(parsed)) is not None:
         return _pin_hybrid(opened, store)
-    if isinstance(parsed, NamedRef):
-        versions = store.versions(parsed.name)
-        parsed = replace(parsed, version=parsed.version or (versions[-1] if versions else None))
-    digest = open_bundle(parsed, store).plan.digest
-    assert digest is not None  # a bundle without one is not opened
-    place = parsed.path.resolve() if isinstance(parsed, PathRef) else parsed
-    return f"{place}#{_spelled(digest)}"
+    pinned = pin(parsed, store)
+    place = pinned.path.resolve() if isinstance(pinned, PathRef) else pinned
+    assert pinned.digest is not None  # pin() put it there
+    return f"{place}#{_spelled(pinned.digest)}"
 
 
-def _pin_hybrid(opened: OpenHybrid, store: LocalStore) -> str:
+def pin(ref: PathRef | NamedRef | HubFileRef, store: PlanSource) -> PathRef | NamedRef | HubFileRef:
+    """The same plan under a reference that does not move: an exact version or commit, and its digest.
+
+    Raises:
+        RegistryError: The plan is not there, or its bytes differ from their digests.
+        DocumentError: It is malformed.
+    """
+    bundle = open_bundle(ref, store)
+    source, digest = bundle.source, bundle.plan.digest
+    if isinstance(ref, HubFileRef) and isinstance(source, HubSource):
+        return replace(ref, revision=source.commit, digest=digest)
+    if isinstance(ref, NamedRef) and isinstance(source, HubSource):
+        return NamedRef(source.repository, source.commit, digest, ref.member, "hub", ref.endpoint)
+    if isinstance(ref, NamedRef) and isinstance(source, LocalSource | UrlSource):
+        return replace(ref, version=source.version, digest=digest)
+    return replace(ref, digest=digest)
+
+
+def _pin_hybrid(opened: OpenHybrid, store: PlanSource) -> str:
     for member in opened.hybrid.members:
         if canonical_scheme(member.plan) is not None:
             continue

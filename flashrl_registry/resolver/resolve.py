@@ -7,7 +7,7 @@ from flashrl_registry.compiler import compile_plan, lower, preset_rules
 from flashrl_registry.documents import Environment, Inventory, Plan, ResolvedPlan
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import Decision, ResolutionError
-from flashrl_registry.registry import LocalStore, PlanRef, PresetRef, open_bundle
+from flashrl_registry.registry import PlanRef, PlanSource, PresetRef, open_bundle
 
 _SHOWN = 8
 
@@ -21,15 +21,17 @@ class Resolution:
         resolved: The plan fixed for the environment.
         sidecar: Path of the profile's vectors, checked against their digest; None without smoothing.
         decisions: The trace.
+        warnings: What whoever starts an engine should read: deprecated, withdrawn, or not asked for now.
     """
 
     plan: Plan
     resolved: ResolvedPlan
     sidecar: Path | None
     decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment, store: LocalStore) -> Resolution:
+def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment, store: PlanSource) -> Resolution:
     """Resolve a reference for one engine.
 
     Args:
@@ -37,7 +39,7 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
         inventory: The engine's model; None when its tensors are not known yet (dummy weights), which leaves the
             check to the workers.
         environment: The machine.
-        store: The local registry.
+        store: One store, or the chain of them.
 
     Returns:
         The resolution; pure apart from reading the store.
@@ -46,6 +48,7 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
         RegistryError: Not found, or bytes that differ from their digest.
         ResolutionError: The plan is for another model or another vLLM, or leaves a tensor undecided.
     """
+    warnings: tuple[str, ...] = ()
     if isinstance(ref, PresetRef):
         if inventory is None:
             raise ResolutionError(
@@ -57,12 +60,13 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
     else:
         bundle = open_bundle(ref, store)
         plan, sidecar, origin = bundle.plan, bundle.sidecar, f"read from {bundle.origin}"
-    decisions = [Decision(str(ref), accepted=True, reason=origin)]
+        warnings = bundle.warnings
+    decisions = [Decision(str(ref), accepted=True, reason=reason) for reason in (origin, *warnings)]
     if inventory is not None:
         decisions.append(_check_model(plan, inventory, str(ref)))
     resolved = lower(plan, environment, str(ref))
     decisions.append(Decision(str(ref), accepted=True, reason=f"vLLM {environment.vllm} is in {plan.engine.vllm}"))
-    return Resolution(plan, resolved, sidecar, tuple(decisions))
+    return Resolution(plan, resolved, sidecar, tuple(decisions), warnings)
 
 
 def _check_model(plan: Plan, inventory: Inventory, ref: str) -> Decision:

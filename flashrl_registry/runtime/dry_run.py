@@ -16,7 +16,7 @@ from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.documents import Environment, Inventory
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.interop.flashrl_config import read_config
-from flashrl_registry.registry import LocalStore, PlanRef, PresetRef, default_registry_root
+from flashrl_registry.registry import Chain, PlanRef, PresetRef, default_registry_root, open_chain
 from flashrl_registry.resolver import Resolution, open_hybrid, resolve
 from flashrl_registry.runtime.doctor import Check, InstalledVLLM
 from flashrl_registry.runtime.reference import find_flashrl_config, plan_reference
@@ -32,7 +32,7 @@ class _Engine:
 
     inventory: Inventory | None
     environment: Environment
-    store: LocalStore
+    store: Chain
 
 
 def dry_apply(
@@ -73,7 +73,7 @@ def _plans(name: str, model: str | None, vllm: InstalledVLLM, environ: Mapping[s
     root = default_registry_root(environ)
     # What a FlashRL config compiles to is kept at an engine's start; looking leaves nothing behind.
     ref = plan_reference(name, scratch if foreign is not None else root, lambda: inventory)
-    engine = _Engine(inventory, Environment(vllm=vllm.version, device=vllm.device), LocalStore(root))
+    engine = _Engine(inventory, Environment(vllm=vllm.version, device=vllm.device), open_chain(environ))
     opened = open_hybrid(ref)
     if opened is None:
         return [_plan(name, ref, None, engine)]

@@ -9,8 +9,7 @@ from typing import Any
 from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
-from flashrl_registry.registry import LocalStore, PresetRef
-from flashrl_registry.registry.local import default_registry_root
+from flashrl_registry.registry import PresetRef, open_chain
 from flashrl_registry.resolver import Resolution, make_payload, resolve
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime._vllm.locate import read_model, read_start_model
@@ -55,7 +54,7 @@ def apply_plan(
     _check_plugins(environ)
     _check_arguments(args)
     ref = member.ref
-    store = LocalStore(default_registry_root(environ))
+    store = open_chain(environ)
     inventory = read_model(args)
     if inventory is None and isinstance(ref, PresetRef) and ref.scheme == "bf16" and not member.name:
         # Nothing is quantized, so nothing needs the names: any model that vLLM serves, in any file format.

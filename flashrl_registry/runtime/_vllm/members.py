@@ -6,7 +6,7 @@ that the plan which reached it is its replica's.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from flashrl_registry.registry import PlanRef, default_registry_root
 from flashrl_registry.resolver import Resolution, open_hybrid
 from flashrl_registry.runtime._vllm.locate import read_model
 from flashrl_registry.runtime.log import logger
+from flashrl_registry.runtime.pinning import pin_for_children
 from flashrl_registry.runtime.reference import plan_reference
 from flashrl_registry.runtime.replica import find_replicas
 
@@ -52,13 +53,13 @@ class Member:
             )
 
 
-def find_members(config: str, args: Any, environ: Mapping[str, str]) -> list[Member]:
+def find_members(config: str, args: Any, environ: MutableMapping[str, str]) -> list[Member]:
     """The plans that a front end's engines run, that of its first replica first.
 
     Args:
         config: ``FLASHRL_CONFIG``.
         args: ``vllm.EngineArgs``.
-        environ: Environment variables.
+        environ: Environment variables; a plan that was resolved is pinned in them for the processes started later.
 
     Raises:
         FlashRLError: Not a reference, a malformed hybrid, or nothing says which replicas these are.
@@ -66,7 +67,7 @@ def find_members(config: str, args: Any, environ: Mapping[str, str]) -> list[Mem
     ref = plan_reference(config, default_registry_root(environ), lambda: read_model(args))
     opened = open_hybrid(ref)
     if opened is None:
-        return [Member(ref)]
+        return [Member(pin_for_children(config, ref, environ))]
     replicas = find_replicas(args, environ)
     ranks_of: dict[str, list[int]] = {}
     for rank in replicas.ranks:

@@ -151,9 +151,8 @@ class GitHub(Hub):
         folder.parent.mkdir(parents=True, exist_ok=True)
         environ = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
         subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(folder)], check=True, env=environ)
-        self.write(
-            repo, "refs/heads/main", None, {".gitattributes": b"*.safetensors filter=lfs\n"}, [], "initial commit"
-        )
+        attributes = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        self.write(repo, "refs/heads/main", None, attributes, [], title="initial")
 
     def write(
         self, repo: str, ref: str, parent: str | None, add: dict[str, bytes], delete: list[str], *, title: str

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flashrl_registry.documents import Plan
-from flashrl_registry.errors import IntegrityError, NotFoundError, StoreUnavailableError
+from flashrl_registry.errors import IntegrityError, NotFoundError
 from flashrl_registry.registry import LocalStore, NamedRef, open_bundle, write_bundle
 from flashrl_registry.resolver import locked_reference, pin_reference
 
@@ -61,9 +61,16 @@ def test_a_path_is_relative_to_the_lock_and_pinned(tmp_path: Path, plan: Plan, m
     assert pinned == f"{(tmp_path / 'job' / 'mine').resolve()}#{actual.replace(':', '=')}"
 
 
-def test_a_plan_from_the_hub_says_what_this_release_cannot_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailableError, match=r"org/two at aaaaaaaaaaaa.*local registry only"):
-        locked_reference(str(lock(tmp_path, ("hf://org/two@main", HUB))))
+def test_a_plan_from_the_hub_is_pinned_to_its_commit_and_its_hub(tmp_path: Path) -> None:
+    source = {**HUB, "endpoint": "https://hub.example.org"}
+    ref = locked_reference(str(lock(tmp_path, ("hf://org/two@main", source))))
+    assert ref == NamedRef("org/two", "a" * 40, DIGEST, None, "hub", "https://hub.example.org")
+
+
+def test_a_plan_from_a_shared_store_is_looked_for_there(tmp_path: Path) -> None:
+    source = {"kind": "url", "url": "s3://bucket/plans", "name": "org/two", "version": "1.0.0"}
+    ref = locked_reference(str(lock(tmp_path, ("org/two", source))))
+    assert ref == NamedRef("org/two", "1.0.0", DIGEST, None, "url", "s3://bucket/plans")
 
 
 def test_a_bundled_plan_is_found(tmp_path: Path) -> None:
