@@ -52,6 +52,11 @@ def error_data(error: FlashRLError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "hint": error.hint, "context": error.context}
 
 
+def counted_others(files: Sequence[object]) -> str:
+    """What is added to a summary where files were left alone, so that nobody takes them for checked."""
+    return f"; {len(files)} other {'file' if len(files) == 1 else 'files'}, not ours" if files else ""
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned columns; numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]

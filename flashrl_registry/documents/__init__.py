@@ -4,7 +4,7 @@ from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
 from flashrl_registry.documents.history import ChannelEvent, History, NoticeEvent, PublishEvent
 from flashrl_registry.documents.hybrid import Hybrid, HybridMember
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
-from flashrl_registry.documents.kinds import KINDS, claimed_kind, read_any
+from flashrl_registry.documents.kinds import KINDS, claimed_kind, is_document, read_any
 from flashrl_registry.documents.lock import Lock, LockedPlan
 from flashrl_registry.documents.manifest import Manifest, ManifestFile
 from flashrl_registry.documents.plan import Plan, PlannedFamily, ProfileRef, Smoothing
@@ -79,6 +79,7 @@ __all__ = [
     "base_model_info",
     "canonical_scheme",
     "claimed_kind",
+    "is_document",
     "parse_document",
     "read_any",
     "read_document",

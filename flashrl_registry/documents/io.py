@@ -28,7 +28,9 @@ _VERSION = re.compile(r"flashrl\.([a-z-]+)/v([1-9][0-9]{0,5})")
 # Machine-written documents list every tensor; a 235B mixture of experts has about 37,000.
 _MACHINE_KINDS = {"profile", "resolved-plan"}
 _MACHINE_CLAIM = re.compile(rb"flashrl\.(?:profile|resolved-plan)/v[0-9]")
-_MACHINE_BYTES, _MACHINE_NODES = 64 << 20, 5_000_000
+MAX_FILE_BYTES = 64 << 20
+"""Size that no document exceeds."""
+_MACHINE_NODES = 5_000_000
 
 
 def read_document(path: Path, model: type[D]) -> D:
@@ -60,10 +62,10 @@ def read_text(path: Path) -> str:
             what = "is a folder, not a document" if path.is_dir() else "is not a regular file"
             raise ParseError([Finding(source, what, code="parse")])
         with path.open("rb") as file:
-            data = file.read(_MACHINE_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
         raise ParseError([Finding(source, f"cannot be read: {exc.strerror}", code="parse")]) from exc
-    limit = _MACHINE_BYTES if _MACHINE_CLAIM.search(data) else MAX_BYTES  # before a decoded copy takes memory
+    limit = MAX_FILE_BYTES if _MACHINE_CLAIM.search(data) else MAX_BYTES  # before a decoded copy takes memory
     if len(data) > limit:
         raise ParseError([Finding(source, f"larger than {limit} bytes", code="parse")], hint=SIZE_HINT)
     try:
@@ -94,7 +96,7 @@ def parse_as(text: str, source: str, kind: str, model: type[Document] | None = N
         ParseError: Every fault of the text.
         SchemaError: The first faults of very many.
     """
-    limits = {"max_bytes": _MACHINE_BYTES, "max_nodes": _MACHINE_NODES} if kind in _MACHINE_KINDS else {}
+    limits = {"max_bytes": MAX_FILE_BYTES, "max_nodes": _MACHINE_NODES} if kind in _MACHINE_KINDS else {}
     watch = FaultWatch(model) if model is not None and _claims(text, model) else None
     is_json = source.lower().endswith(".json")
     parsed = parse_text(text, source, stop=watch, is_json=is_json, **limits)

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 from flashrl_registry.documents._base import Document
+from flashrl_registry.documents.claims import is_claimed, is_nearly_key
 from flashrl_registry.documents.findings import describe, did_you_mean
 from flashrl_registry.documents.history import History
 from flashrl_registry.documents.hybrid import Hybrid
-from flashrl_registry.documents.io import parse_as, read_text, validate_parsed
+from flashrl_registry.documents.io import MAX_FILE_BYTES, parse_as, read_text, validate_parsed
 from flashrl_registry.documents.lock import Lock
 from flashrl_registry.documents.manifest import Manifest
 from flashrl_registry.documents.plan import Plan
@@ -21,6 +22,12 @@ KINDS: dict[str, type[Document]] = {
 }
 """Document classes by the word in their ``schema_version``."""
 
+# Words that other files have at their top too.
+_COMMON_KEYS = {"schema_version", "name", "version", "files", "scheme", "environment"}
+_OUR_KEYS = {
+    name for model in KINDS.values() for name, field in model.model_fields.items() if field.is_required()
+} - _COMMON_KEYS
+
 _CLAIM = re.compile(r"""["']?schema_version["']?\s*:\s*["']?flashrl\.([a-z-]+)/v[0-9]+""")
 
 
@@ -28,6 +35,16 @@ def claimed_kind(text: str) -> str | None:
     """The kind that a text says it is, by its looks: it need not parse. None where it claims none."""
     match = _CLAIM.search(text)
     return match[1] if match else None
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file looks like a document, well or badly written; see :func:`is_claimed`.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return is_claimed(file.read(MAX_FILE_BYTES), _OUR_KEYS)
 
 
 def read_any(path: Path) -> Document:
@@ -45,6 +62,10 @@ def read_any(path: Path) -> Document:
     if kind in KINDS:
         return validate_parsed(parsed, source, KINDS[kind])
     known = [f"flashrl.{name}/v{model.MAJOR}" for name, model in KINDS.items()]
+    near = [key for key in parsed.data if is_nearly_key(key)] if isinstance(parsed.data, dict) and given is None else []
+    if near and "schema_version" not in near:
+        message = f"required key 'schema_version' is missing; is it '{near[0]}'?"
+        raise SchemaError([Finding(source, message, *parsed.keys[(near[0],)], "schema_version", "kind")])
     if not isinstance(parsed.data, dict):
         message = f"a document is a map with a schema_version: {', '.join(known)}"
     elif given is None:

@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
 MAX_DEPTH = 32
 MAX_FINDINGS = 100
-ENOUGH = 20_000
+ENOUGH = 10_000
 """Values that are read after the first fault, to find others."""
 SIZE_HINT = (
     "profiles and resolved plans may have 64 MiB and must say what they are (schema_version); other documents 1 MiB: "

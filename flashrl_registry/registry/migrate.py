@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flashrl_registry.documents.migrations.files import Migration, plan_migration
 from flashrl_registry.errors import FlashRLError
-from flashrl_registry.registry.search import documents_in
+from flashrl_registry.registry.search import Found, find_documents
 
 
 def plan_migrations(paths: Iterable[Path]) -> tuple[list[Migration], list[FlashRLError]]:
@@ -17,17 +17,16 @@ def plan_migrations(paths: Iterable[Path]) -> tuple[list[Migration], list[FlashR
     Returns:
         One entry per document that this release can read or migrate, and one error for each of the others.
     """
+    return plan_found(find_documents(paths))
+
+
+def plan_found(found: Found) -> tuple[list[Migration], list[FlashRLError]]:
+    """As :func:`plan_migrations`, for what was found."""
     planned: list[Migration] = []
-    errors: list[FlashRLError] = []
-    for path in paths:
+    errors = list(found.errors.values())
+    for file in found.files:
         try:
-            files = documents_in(path) if path.is_dir() else [path]
+            planned.append(plan_migration(file))
         except FlashRLError as exc:
             errors.append(exc)
-            continue
-        for file in files:
-            try:
-                planned.append(plan_migration(file))
-            except FlashRLError as exc:
-                errors.append(exc)
     return planned, errors

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashrl_registry.documents import Document, Plan, Profile, read_any
-from flashrl_registry.errors import FlashRLError, NotFoundError
+from flashrl_registry.errors import FlashRLError
 from flashrl_registry.registry.bundle import PLAN_YAML, bundle_around, check_sidecar, read_bundle
-from flashrl_registry.registry.search import documents_in
+from flashrl_registry.registry.search import Found, find_documents
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,20 @@ def validate_paths(paths: Iterable[Path]) -> list[Verdict]:
 
     Args:
         paths: Files, which must be documents; and folders, searched for documents. In a folder, files that do not
-            claim a ``schema_version`` of ours are somebody else's and left alone; one without any is an error.
+            look like ours are somebody else's and left alone; one without any of ours is an error.
 
     Returns:
-        One verdict per document, in the order of the paths.
+        One verdict per document, in the order of the paths; before them one per folder that has none, or that cannot
+        be searched.
     """
-    verdicts = []
-    for path in paths:
-        if not path.is_dir():
-            verdicts.append(_validate_file(path))
-            continue
-        try:
-            files = documents_in(path)
-        except NotFoundError as exc:
-            verdicts.append(Verdict(path, None, None, exc))
-            continue
-        for file in files:
-            verdicts.append(_validate_file(file, with_neighbours=True))
+    return validate_found(find_documents(paths))
+
+
+def validate_found(found: Found) -> list[Verdict]:
+    """As :func:`validate_paths`, for what was found."""
+    verdicts = [Verdict(path, None, None, error) for path, error in found.errors.items()]
+    for file, searched in found.files.items():
+        verdicts.append(_validate_file(file, with_neighbours=searched))
     return verdicts
 
 

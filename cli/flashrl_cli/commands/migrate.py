@@ -23,9 +23,10 @@ def migrate(
 ) -> None:
     """Rewrite documents of an older schema major; all files are read before any is written."""
     from flashrl_registry.documents.migrations.files import write_migration
-    from flashrl_registry.registry import plan_migrations
+    from flashrl_registry.registry import find_documents, plan_found
 
-    planned, errors = plan_migrations(paths)
+    found = find_documents(paths)
+    planned, errors = plan_found(found)
     due = [migration for migration in planned if migration.content is not None]
     write = not check and not errors
     if write:
@@ -33,12 +34,14 @@ def migrate(
             write_migration(migration)
     lines = [line for migration in planned for line in _lines(migration)]
     state = "migrated" if write else "to migrate"
-    lines.append(f"{len(due)} {state}, {len(planned) - len(due)} already current, {len(errors)} unreadable")
+    current = f"{len(planned) - len(due)} already current, {len(errors)} unreadable"
+    lines.append(f"{len(due)} {state}, {current}{output.counted_others(found.others)}")
     failed = bool(errors) or (check and bool(due))
     output.result(
         {
             "files": [_data(migration, write=write) for migration in planned],
             "errors": [output.error_data(error) for error in errors],
+            "not_ours": found.others,
         },
         "\n".join(lines),
         as_json=as_json,

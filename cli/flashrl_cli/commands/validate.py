@@ -16,12 +16,14 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check documents: syntax, schema, digests, and that the files of a plan folder belong together."""
-    from flashrl_registry.registry import validate_paths
+    from flashrl_registry.registry import find_documents, validate_found
 
-    verdicts = validate_paths(paths)
+    found = find_documents(paths)
+    verdicts = validate_found(found)
     bad = [verdict for verdict in verdicts if verdict.error is not None]
     lines = [f"ok  {verdict.path}: {verdict.kind} {verdict.digest}" for verdict in verdicts if verdict.error is None]
-    lines.append(f"{len(verdicts) - len(bad)} valid, {len(bad)} invalid")
+    others = output.counted_others(found.others)
+    lines.append(f"{len(verdicts) - len(bad)} valid, {len(bad)} invalid{others}")
     output.result(
         {
             "files": [
@@ -33,15 +35,17 @@ def validate(
                     "error": verdict.error and output.error_data(verdict.error),
                 }
                 for verdict in verdicts
-            ]
+            ],
+            "not_ours": found.others,
         },
         "\n".join(lines),
         as_json=as_json,
         ok=not bad,
     )
     if not as_json:
-        # A fault of one file of a plan folder is the verdict of two: the file and the plan.
-        for text in dict.fromkeys(str(verdict.error) for verdict in bad):
-            output.note(text)
+        for verdict in bad:
+            text = str(verdict.error)
+            # What is said of a whole folder, or of another file beside this one, has not its name in it.
+            output.note(text if text.startswith(str(verdict.path)) else f"{verdict.path}: {text}")
     if bad:
         raise typer.Exit(1)

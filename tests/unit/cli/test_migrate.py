@@ -84,6 +84,26 @@ def test_nothing_is_written_where_one_file_cannot_be_read(cli: Command, tmp_path
     assert ran.out.splitlines()[-1] == "1 to migrate, 0 already current, 1 unreadable"
 
 
+def test_files_of_others_are_counted(cli: Command, bundle: PlanBundle) -> None:
+    other = Path(bundle.origin) / "values.yaml"
+    other.write_text("replicas: 2\n")
+    assert cli("validate", bundle.origin).out.endswith("3 valid, 0 invalid; 1 other file, not ours\n")
+    assert cli("migrate", bundle.origin).out.endswith("3 already current, 0 unreadable; 1 other file, not ours\n")
+    for command in ("validate", "migrate"):
+        assert cli(command, bundle.origin, "--json").json["not_ours"] == [str(other)]
+
+
+def test_the_same_fault_of_two_files_is_said_of_both(cli: Command, bundle: PlanBundle) -> None:
+    sidecar = bundle.sidecar
+    assert sidecar is not None
+    sidecar.unlink()
+    ran = cli("validate", bundle.origin)
+    assert ran.out.endswith("1 valid, 2 invalid\n")
+    assert sum(str(sidecar) in line for line in ran.err.splitlines()) == 2
+    for name in ("plan.yaml", "profile.yaml"):
+        assert f"{bundle.origin}/{name}: the profile's vectors are missing: {sidecar}" in ran.err
+
+
 def test_a_folder_without_documents_is_an_error(cli: Command, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "sub").mkdir(parents=True)
