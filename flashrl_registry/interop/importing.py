@@ -30,6 +30,7 @@ from flashrl_registry.interop.llm_compressor import rules_from_recipe
 from flashrl_registry.interop.locate import Fetch, locate
 from flashrl_registry.interop.modules import SchemeGroup, rules_for
 from flashrl_registry.registry import read_profile, write_bundle
+from flashrl_registry.registry.bundle import refuse_folder
 
 EXTENSION = "x-flashrl"
 """Key under which a document keeps what a FlashRL config said and no plan needs; it comes out again at export."""
@@ -261,11 +262,12 @@ def _with_extensions(drafts: Sequence[_Draft], config: FlashRLConfig) -> list[_D
 
 
 def _write_hybrid(drafts: Sequence[_Draft], config: FlashRLConfig, output: Path, notes: list[str]) -> Imported:
-    plans: list[ImportedPlan] = []
+    names: list[str] = []
     for draft in drafts:
-        same = sum(plan.name.partition("-")[0] == draft.scheme for plan in plans)
-        name = f"{draft.scheme}-{same + 1}" if same else draft.scheme
-        plans.append(_write(draft, name, output / name))
+        same = sum(name.partition("-")[0] == draft.scheme for name in names)
+        names.append(f"{draft.scheme}-{same + 1}" if same else draft.scheme)
+        refuse_folder(output / names[-1], draft.plan, draft.profile)
+    plans = [_write(draft, name, output / name) for draft, name in zip(drafts, names, strict=True)]
     members = [HybridMember(name=plan.name, plan=f"./{plan.name}", digest=plan.plan.digest) for plan in plans]
     hybrid = Hybrid(members=members)
     if config.others:

@@ -9,11 +9,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Plan, Profile, Sidecar, read_document, write_document
+from flashrl_registry.documents import Hybrid, Plan, Profile, Sidecar, claimed_kind, read_document, write_document
+from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, UrlSource
-from flashrl_registry.errors import IntegrityError, NotFoundError, RegistryError
+from flashrl_registry.errors import IntegrityError, InvalidRefError, NotFoundError, RegistryError
 
-PLAN_YAML, PLAN_JSON, PROFILE_YAML = "plan.yaml", "plan.json", "profile.yaml"
+PLAN_YAML, PLAN_JSON, PROFILE_YAML, HYBRID_YAML = "plan.yaml", "plan.json", "profile.yaml", "hybrid.yaml"
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,35 @@ class PlanBundle:
 
 
 def read_bundle(path: Path) -> PlanBundle:
-    """Read a plan folder, or a plan file with its neighbours.
+    """Read a plan folder, or a plan file with its neighbours. Of the two spellings of a plan, one is enough.
 
     Raises:
+        InvalidRefError: A hybrid, which is several plans.
         NotFoundError: No plan there, or the sidecar that it names is missing.
         IntegrityError: A file differs from the digest recorded for it.
         DocumentError: A document is malformed.
     """
-    plan_file = path / PLAN_YAML if path.is_dir() else path
+    plan_file = path
+    if path.is_dir():
+        plan_file = next((path / name for name in (PLAN_YAML, PLAN_JSON) if (path / name).is_file()), path / PLAN_YAML)
+        if not plan_file.is_file() and (path / HYBRID_YAML).is_file():
+            plan_file = path / HYBRID_YAML
+    if plan_file.name == HYBRID_YAML and plan_file.is_file():
+        raise _not_one_plan(path, plan_file)
     if not plan_file.is_file():
         what = f"{path} holds no {PLAN_YAML}" if path.is_dir() else f"no file at {path}"
         raise NotFoundError(what, hint="compile a plan with: flashrl-registry compile")
     return bundle_around(read_document(plan_file, Plan), plan_file, str(path))
+
+
+def _not_one_plan(path: Path, file: Path) -> InvalidRefError:
+    members = read_document(file, Hybrid).members
+    plans = ", ".join(str(file.parent / member.plan) if member.is_path else member.plan for member in members)
+    return InvalidRefError(
+        f"{path} is a hybrid of {len(members)} plans, not one plan",
+        hint=f"name one of them: {plans}",
+        context={"hybrid": str(file), "members": [member.name for member in members]},
+    )
 
 
 def bundle_around(plan: Plan, plan_file: Path, origin: str) -> PlanBundle:
@@ -167,6 +185,26 @@ def refuse_checkpoint_folder(folder: Path) -> None:
         )
 
 
+def refuse_folder(folder: Path, plan: Plan, profile: Profile | None) -> None:
+    """Refuse what :func:`write_bundle` refuses, before several bundles are written.
+
+    Raises:
+        RegistryError: The folder holds a checkpoint; or a profile, which would pass for this plan's.
+    """
+    refuse_checkpoint_folder(folder)
+    file = folder / PROFILE_YAML
+    if profile is not None or not file.is_file() or claimed_kind(text := read_text(file)) != Profile.KIND:
+        return
+    if plan.profile is not None and plan.profile.digest in text:
+        return
+    vectors = (vectors for vectors in sorted(folder.glob("*.safetensors")) if vectors.stem in text)
+    names = ", ".join([PROFILE_YAML, *(vectors.name for vectors in vectors)])
+    raise RegistryError(
+        f"{folder} holds a profile that this plan does not use: {names}",
+        hint="it may be the only copy: move or delete it, or write to another folder",
+    )
+
+
 def write_bundle(
     folder: Path, plan: Plan, *, profile: Profile | None = None, sidecar: Path | None = None
 ) -> tuple[Path, ...]:
@@ -180,8 +218,11 @@ def write_bundle(
 
     Returns:
         The files written.
+
+    Raises:
+        RegistryError: As :func:`refuse_folder`.
     """
-    refuse_checkpoint_folder(folder)
+    refuse_folder(folder, plan, profile)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if sidecar is not None:

@@ -344,3 +344,27 @@ def test_a_profile_on_the_hub_is_fetched(flashrl: Any, tmp_path: Path) -> None:
 
 def refuse(repo: str, file: str) -> Path:
     raise InteropError(f"no file {repo}/{file}")
+
+
+def test_commands_on_one_plan_name_the_plans_of_a_hybrid(cli: Command, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("configs: [{fn: fp8}, {fn: bf16}]")
+    out = tmp_path / "out"
+    assert cli("import", tmp_path / "c.yaml", "-m", checkpoint, "-o", out).code == 0
+    for command in (("explain", out), ("show", out), ("lint", out), ("diff", out, out / "fp8")):
+        ran = cli(*command)
+        assert ran.code == 1
+        assert ran.err == (
+            f"error: {out} is a hybrid of 2 plans, not one plan\nhint: name one of them: {out}/fp8, {out}/bf16\n"
+        )
+
+
+def test_a_hybrid_is_not_half_written_where_a_member_cannot_be(
+    cli: Command, bundle: Any, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("configs: [{fn: bf16}, {fn: fp8}]")
+    (tmp_path / "out").mkdir()
+    shutil.copytree(bundle.origin, tmp_path / "out" / "fp8")
+    ran = cli("import", tmp_path / "c.yaml", "-m", checkpoint, "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "holds a profile that this plan does not use" in ran.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["fp8"]

@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from flashrl_registry.documents import Plan, Profile
-from flashrl_registry.errors import IntegrityError, NotFoundError, SchemaError
-from flashrl_registry.registry import PathRef, PlanBundle, PresetRef, open_bundle, read_bundle, read_profile
+from flashrl_registry.errors import IntegrityError, InvalidRefError, NotFoundError, RegistryError, SchemaError
+from flashrl_registry.registry import (
+    PathRef,
+    PlanBundle,
+    PresetRef,
+    open_bundle,
+    read_bundle,
+    read_profile,
+    write_bundle,
+)
 from flashrl_registry.registry.local import LocalStore
 
 
@@ -66,6 +74,48 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_bundle(tmp_path)
     with pytest.raises(NotFoundError, match="no file at"):
         read_bundle(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize("left", ["plan.yaml", "plan.json"])
+def test_one_spelling_of_a_plan_is_enough(bundle: PlanBundle, left: str) -> None:
+    folder = Path(bundle.origin)
+    for name in {"plan.yaml", "plan.json"} - {left}:
+        (folder / name).unlink()
+    again = read_bundle(folder)
+    assert (again.plan, again.profile) == (bundle.plan, bundle.profile)
+    assert bundle.sidecar is not None
+    bundle.sidecar.unlink()
+    with pytest.raises(NotFoundError, match="the profile's vectors are missing"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["", "hybrid.yaml"])
+def test_a_hybrid_is_said_to_be_one_with_its_members(bundle: PlanBundle, tmp_path: Path, name: str) -> None:
+    (tmp_path / "hybrid.yaml").write_text(
+        "schema_version: flashrl.hybrid/v1\n"
+        "members: [{name: a, plan: ./bundle}, {name: b, plan: bf16}, {name: c, plan: me/plan@1.0.0}]\n"
+    )
+    with pytest.raises(InvalidRefError) as caught:
+        read_bundle(tmp_path / name)
+    assert caught.value.message == f"{tmp_path / name} is a hybrid of 3 plans, not one plan"
+    assert caught.value.hint == f"name one of them: {bundle.origin}, bf16, me/plan@1.0.0"
+
+
+def test_a_plan_is_not_written_beside_a_profile_that_is_not_its_own(
+    bundle: PlanBundle, other_bundle: PlanBundle, profile: Profile
+) -> None:
+    folder = Path(bundle.origin)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert bundle.sidecar is not None
+    with pytest.raises(RegistryError, match=f"does not use: profile.yaml, {bundle.sidecar.name}"):
+        write_bundle(folder, other_bundle.plan)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    write_bundle(folder, bundle.plan, sidecar=bundle.sidecar)  # its own may stay
+    assert read_bundle(folder).profile == profile
+    for name in ("profile.yaml", bundle.sidecar.name):
+        (folder / name).unlink()
+    write_bundle(folder, other_bundle.plan)
+    assert read_bundle(folder).plan == other_bundle.plan
 
 
 def test_a_pinned_path_must_hold_that_plan(bundle: PlanBundle, tmp_path: Path) -> None:
