@@ -48,7 +48,7 @@ class Losses:
             left = [] if self.lossy else self.diagnostics
             hint = "--lossy leaves out " + ", ".join(diagnostic.where for diagnostic in left) if left else None
             if hint and self.impossible:
-                hint += "; nothing but another plan or an option helps with the rest"
+                hint += "; the rest has to be mended"
             raise NotExpressibleError(
                 f"{self.target} cannot say all that the plan does", [*self.impossible, *left], hint=hint
             )
