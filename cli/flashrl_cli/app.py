@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 3 a bug in flashrl-reg
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ REGISTRY_HELP = (
     "REF is a path, namespace/name[@version] or either with #sha256=<digest>."
 )
 _DEBUG = "--debug"
+_EMPTY_OPTION = re.compile("--[a-z-]+=")
 # The base of typer's usage errors has no public name, and has another home in every release.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
@@ -118,6 +120,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
 def _run(program: str, arguments: Sequence[str], *, as_json: bool, debug: bool) -> int:
     try:
+        _refuse_empty(arguments)
         code: Any = build(program)(args=arguments, prog_name=program, standalone_mode=False)
     except _UsageError as exc:
         if not as_json:
@@ -147,6 +150,13 @@ def _run(program: str, arguments: Sequence[str], *, as_json: bool, debug: bool) 
         output.failure(_error("bug", message, hint), as_json=as_json)
         return 3
     return code if isinstance(code, int) else 0
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """A shell makes one of a variable that is not set; as a path it would mean the current folder."""
+    empty = [argument for argument in arguments if argument == "" or _EMPTY_OPTION.fullmatch(argument)]
+    if empty:
+        raise typer.BadParameter(f"{empty[0] or 'an argument'} is empty")
 
 
 def _error(code: str, message: str, hint: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle, read_profile, write_bundle
 from flashrl_registry.registry.chain import Chain, PlanSource, open_chain
 from flashrl_registry.registry.compiling import compile_file
-from flashrl_registry.registry.lint import Linted, lint_reference
+from flashrl_registry.registry.lint import Linted, lint_all, lint_reference
 from flashrl_registry.registry.local import LocalStore, default_registry_root
 from flashrl_registry.registry.migrate import plan_found, plan_migrations
 from flashrl_registry.registry.open import open_bundle
@@ -31,6 +31,7 @@ __all__ = [
     "compile_file",
     "default_registry_root",
     "find_documents",
+    "lint_all",
     "lint_reference",
     "open_bundle",
     "open_chain",

@@ -1,6 +1,7 @@
 """Lint whatever a reference or a path leads to, with places in the file."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from flashrl_registry.compiler.lint import lint_plan, lint_rules
 from flashrl_registry.documents import Inventory, Plan, Rules, read_any
 from flashrl_registry.documents.io import parse_as, read_text
 from flashrl_registry.documents.strict_yaml import pointer_text
-from flashrl_registry.errors import Diagnostic, InvalidRefError
+from flashrl_registry.errors import Diagnostic, FlashRLError, InvalidRefError
 from flashrl_registry.registry.bundle import PLAN_YAML
 from flashrl_registry.registry.chain import PlanSource
 from flashrl_registry.registry.open import open_bundle
@@ -30,6 +31,20 @@ class Linted:
     kind: str
     diagnostics: tuple[Diagnostic, ...]
     places: dict[str, tuple[int, int]]
+
+
+def lint_all(
+    texts: Iterable[str], store: PlanSource, inventory: Inventory | None = None
+) -> tuple[list[Linted], list[FlashRLError]]:
+    """Lint several, as :func:`lint_reference` does one; returns also the errors of those that cannot be."""
+    linted: list[Linted] = []
+    errors: list[FlashRLError] = []
+    for text in texts:
+        try:
+            linted.append(lint_reference(text, store, inventory))
+        except FlashRLError as exc:
+            errors.append(exc)
+    return linted, errors
 
 
 def lint_reference(text: str, store: PlanSource, inventory: Inventory | None = None) -> Linted:

@@ -33,7 +33,7 @@ def lint(
     """Find dead, shadowed and conflicting rules, and fields that an engine ignores."""
     from flashrl_registry.checkpoints import read_inventory
     from flashrl_registry.compiler.lint import inventory_of_plan
-    from flashrl_registry.registry import lint_reference
+    from flashrl_registry.registry import lint_all
 
     if model is not None and plan is not None:
         raise typer.BadParameter("give --model or --plan, not both")
@@ -41,14 +41,16 @@ def lint(
     inventory = read_inventory(model) if model is not None else None
     if plan is not None:
         inventory = inventory_of_plan(bundle_of(plan).plan)
-    linted = [lint_reference(text, store, inventory) for text in references]
+    linted, errors = lint_all(references, store, inventory)
     counts = {
         severity: sum(found.severity == severity for one in linted for found in one.diagnostics)
         for severity in ("error", "warning")
     }
     lines = [_line(one, found) for one in linted for found in one.diagnostics]
     lines.append(f"{len(linted)} linted: {counts['error']} errors, {counts['warning']} warnings")
-    failed = bool(counts["error"] or (strict and counts["warning"]))
+    if errors:
+        lines[-1] += f"; {len(errors)} could not be linted"
+    failed = bool(errors or counts["error"] or (strict and counts["warning"]))
     output.result(
         {
             "files": [
@@ -63,12 +65,16 @@ def lint(
                 }
                 for one in linted
             ],
+            "errors": [output.error_data(error) for error in errors],
             **counts,
         },
         "\n".join(lines),
         as_json=as_json,
         ok=not failed,
     )
+    if not as_json:
+        for error in errors:
+            output.note(str(error))
     if failed:
         raise typer.Exit(1)
 

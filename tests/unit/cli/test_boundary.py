@@ -53,6 +53,20 @@ def test_wrong_usage_is_exit_2(cli: Command) -> None:
     assert (failed["ok"], failed["error"]["code"]) == (False, "usage")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate", ""], ["validate", ".", ""], ["migrate", ""], ["lint", ""], ["show", ""], ["pull", "a/b", "-o", ""],
+        ["compile", "-m", "x", "-o", "y", "--scheme", ""], ["compile", "-m", "x", "-o", "y", "--scheme="],
+        ["compile", "-m", "x", "-o", "y", "--rules", ""], ["validate", "--", ""],
+    ],
+)  # fmt: skip
+def test_an_empty_argument_is_wrong_usage_and_not_the_current_folder(cli: Command, arguments: list[str]) -> None:
+    ran = cli(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert "is empty" in ran.err
+
+
 def test_a_bug_is_exit_3_without_a_traceback_unless_asked_for(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(as_json: bool = False) -> None:
         raise ZeroDivisionError("what a shame")

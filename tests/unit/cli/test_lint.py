@@ -66,3 +66,22 @@ def test_other_kinds_and_unreadable_files_are_errors(cli: Command, bundle: PlanB
     bad = tmp_path / "bad.yaml"
     bad.write_text("schema_version: flashrl.rules/v1\nrules: []\n")
     assert f"{bad}:2:8: rules: " in cli("lint", bad).err
+
+
+def test_all_files_are_linted_though_one_cannot_be(cli: Command, tmp_path: Path) -> None:
+    good, bad, worse = tmp_path / "good.yaml", tmp_path / "bad.yaml", tmp_path / "worse.yaml"
+    good.write_text(RULES)
+    bad.write_text("schema_version: flashrl.rules/v1\nrules: []\n")
+    worse.write_text("schema_version: flashrl.rules/v1\nrules: [\n")
+    ran = cli("lint", bad, good, worse, tmp_path / "none.yaml")
+    assert ran.code == 1
+    assert f"{good}:2:16: warning[untested-vllm]" in ran.out
+    assert ran.out.endswith("1 linted: 0 errors, 1 warnings; 3 could not be linted\n")
+    for start in (f"{bad}:2:8: rules: ", f"{worse}:3:1: not YAML", f"no file at {tmp_path}/none.yaml"):
+        assert start in ran.err
+    data = cli("lint", bad, good, worse, "--json").json
+    assert (data["ok"], len(data["files"]), [error["code"] for error in data["errors"]]) == (
+        False,
+        1,
+        ["schema", "parse"],
+    )
