@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from flashrl_registry.documents import History
+from flashrl_registry.documents import History, Plan, read_document
 from flashrl_registry.documents.bundled import bundled
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.history import Event
@@ -17,7 +17,7 @@ from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource
 from flashrl_registry.documents.strict_yaml import parse_text
 from flashrl_registry.errors import FlashRLError, IntegrityError, NotFoundError
-from flashrl_registry.registry.bundle import PlanBundle, read_bundle
+from flashrl_registry.registry.bundle import PLAN_YAML, PlanBundle, read_bundle
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Published, read_only
 
@@ -112,10 +112,19 @@ class BundledStore:
         """Nobody writes here."""
         raise read_only(self.place)
 
-    def listing(self) -> Iterator[Listed | FlashRLError]:
-        """Every plan; what the index says of it."""
+    def listing(self, *, detailed: bool = False) -> Iterator[Listed | FlashRLError]:
+        """Every plan; what the index says of it.
+
+        Args:
+            detailed: Also the architecture and the vLLM range, which are in the plans and take a second to read.
+        """
         for name, members in sorted(self._index.items()):
             for member, line in members.items():
+                architecture, vllm = "", ""
+                if detailed:
+                    plan = read_document(self.root / line["path"] / PLAN_YAML, Plan)
+                    architecture, vllm = plan.base_model.architecture, plan.engine.vllm
                 yield Listed(
-                    f"{name}:{member}", "", line["model"], "", (line["scheme"],), "", line["digest"], store=self.kind
-                )
+                    f"{name}:{member}", "", line["model"], architecture, (line["scheme"],), vllm, line["digest"],
+                    store=self.kind,
+                )  # fmt: skip

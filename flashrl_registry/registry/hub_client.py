@@ -315,6 +315,35 @@ class HubClient:
         )
 
 
+def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[str, str, int]]:
+    """Remove commits from a Hub's cache that its last answer does not name.
+
+    Args:
+        cache: Folder of that Hub.
+        kept: Commits that stay whatever the Hub said.
+        dry_run: Only say what would go.
+
+    Returns:
+        Repository, commit and bytes that are freed.
+    """
+    from huggingface_hub import scan_cache_dir
+
+    named = set(kept)
+    for memory in (cache / "refs").glob("*.json"):
+        data = json.loads(memory.read_bytes())
+        named |= {*data["branches"].values(), *data["tags"].values()}
+    found = scan_cache_dir(cache)
+    dropped = [(repo.repo_id, revision.commit_hash) for repo in found.repos for revision in repo.revisions
+               if revision.commit_hash not in named]  # fmt: skip
+    sizes = []
+    for repo_id, commit in sorted(dropped):
+        strategy = found.delete_revisions(commit)
+        sizes.append((repo_id, commit, int(strategy.expected_freed_size)))
+    if dropped and not dry_run:
+        found.delete_revisions(*(commit for _, commit in dropped)).execute()
+    return sizes
+
+
 def _offline(what: str, where: dict[str, str]) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"{what}: the Hub is offline (HF_HUB_OFFLINE)", hint="unset HF_HUB_OFFLINE, or use what is cached",

@@ -1,0 +1,89 @@
+"""Search: plans by what they are for, in every store by the same words."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from flashrl_registry.documents import canonical_scheme
+from flashrl_registry.errors import FlashRLError, InvalidRefError
+from flashrl_registry.registry.bundled import BundledStore
+from flashrl_registry.registry.store import Listed, Store
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a plan must be; all of it.
+
+    Attributes:
+        text: Part of its name or of its model's, in any case.
+        model: The model's name, whole or without its owner.
+        scheme: A scheme of its rules.
+        architecture: The model's architecture.
+        vllm: A vLLM release that it must be meant for.
+    """
+
+    text: str | None = None
+    model: str | None = None
+    scheme: str | None = None
+    architecture: str | None = None
+    vllm: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.vllm is not None:
+            try:
+                Version(self.vllm)
+            except InvalidVersion as exc:
+                raise InvalidRefError(f"'{self.vllm}' is not a vLLM release", hint="write one such as 0.32.0") from exc
+
+    def fits(self, plan: Listed) -> bool:
+        """Whether a line is what was asked for."""
+        return (
+            _part(self.text, f"{plan.name} {plan.model}")
+            and (self.model is None or self.model.lower() in _names(plan.model))
+            and (self.scheme is None or (canonical_scheme(self.scheme) or self.scheme) in plan.schemes)
+            and (self.architecture is None or self.architecture.lower() == plan.architecture.lower())
+            and (self.vllm is None or _admits(plan.vllm, self.vllm))
+        )
+
+    def tags(self) -> list[str]:
+        """Those of the criteria that a Hub can look for itself."""
+        scheme = canonical_scheme(self.scheme) or self.scheme if self.scheme else None
+        return [
+            *([f"scheme:{scheme}"] if scheme else []),
+            *([f"arch:{self.architecture}"] if self.architecture else []),
+            *([f"base_model:{self.model}"] if self.model and "/" in self.model else []),
+        ]
+
+
+def find(stores: Iterable[Store], criteria: Criteria) -> Iterator[Listed | FlashRLError]:
+    """Plans that fit, store by store; an error for each that cannot be read."""
+    for store in stores:
+        if isinstance(store, BundledStore):
+            lines: Iterator[Listed | FlashRLError] = store.listing(
+                detailed=bool(criteria.architecture or criteria.vllm)
+            )
+        elif store.kind == "hub":
+            from flashrl_registry.registry.hub import HubStore
+
+            assert isinstance(store, HubStore)
+            lines = iter(store.find(criteria.tags()))
+        else:
+            lines = store.listing()
+        yield from (line for line in lines if not isinstance(line, Listed) or criteria.fits(line))
+
+
+def _part(wanted: str | None, text: str) -> bool:
+    return wanted is None or wanted.lower() in text.lower()
+
+
+def _names(model: str) -> set[str]:
+    return {model.lower(), model.lower().rpartition("/")[2]}
+
+
+def _admits(specifier: str, release: str) -> bool:
+    try:
+        return SpecifierSet(specifier).contains(release, prereleases=True)
+    except InvalidSpecifier:
+        return False

@@ -1,0 +1,120 @@
+"""Locks: what references mean now, written down; and whether they still mean it."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashrl_registry.documents import Lock, LockedPlan
+from flashrl_registry.documents.lock import PathSource, Source
+from flashrl_registry.errors import FlashRLError, InvalidRefError
+from flashrl_registry.registry.bundle import PlanBundle
+from flashrl_registry.registry.chain import PlanSource
+from flashrl_registry.registry.open import open_bundle
+from flashrl_registry.registry.ref import PathRef, PresetRef, parse_ref
+
+LOCK_FILE = "flashrl.lock"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One entry of a lock, and what its reference means now.
+
+    Attributes:
+        locked: The entry.
+        now: What it would be today; None where that cannot be told.
+        error: Why it cannot.
+    """
+
+    locked: LockedPlan
+    now: LockedPlan | None
+    error: FlashRLError | None = None
+
+    @property
+    def same(self) -> bool:
+        """The reference leads to the same plan, at the same place."""
+        return self.now == self.locked
+
+    @property
+    def moved(self) -> str:
+        """What changed, for people."""
+        if self.now is None:
+            return f"cannot be resolved: {self.error.message if self.error else ''}"
+        if self.now.plan_digest == self.locked.plan_digest:
+            return f"the same plan, now {_place(self.now.source)} (locked {_place(self.locked.source)})"
+        return (
+            f"{_place(self.locked.source)} -> {_place(self.now.source)} "
+            f"({self.locked.plan_digest[:19]} -> {self.now.plan_digest[:19]})"
+        )
+
+
+def lock_references(references: Iterable[str], store: PlanSource, folder: Path) -> tuple[Lock, list[PlanBundle]]:
+    """Resolve references and write down where they lead.
+
+    Args:
+        references: As programs write them.
+        store: The chain of stores.
+        folder: The lock's folder; relative paths are relative to it.
+
+    Returns:
+        The lock, and the plans in its order; all of their files are here now.
+
+    Raises:
+        InvalidRefError: A scheme name, which means another plan for every model.
+        FlashRLError: A reference leads nowhere.
+    """
+    found = {text: _resolved(text, store, folder) for text in sorted(set(references))}
+    return Lock(entries=[entry for entry, _ in found.values()]), [bundle for _, bundle in found.values()]
+
+
+def check_lock(lock: Lock, store: PlanSource, folder: Path) -> list[Checked]:
+    """Resolve a lock's references again, and compare."""
+    checked = []
+    for entry in lock.entries:
+        try:
+            checked.append(Checked(entry, _resolved(entry.requested, store, folder)[0]))
+        except FlashRLError as exc:
+            checked.append(Checked(entry, None, exc))
+    return checked
+
+
+def merged(old: Lock | None, new: Lock) -> Lock:
+    """A lock with entries replaced and added; what was not locked again stays."""
+    entries = {entry.requested: entry for entry in [*(old.entries if old else []), *new.entries]}
+    return Lock(entries=[entries[requested] for requested in sorted(entries)])
+
+
+def commits_of(locks: Sequence[Lock]) -> set[str]:
+    """Hub commits that locks need."""
+    return {entry.source.commit for lock in locks for entry in lock.entries if entry.source.kind == "hub"}
+
+
+def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, PlanBundle]:
+    ref = parse_ref(text)
+    if isinstance(ref, PresetRef):
+        raise InvalidRefError(
+            f"'{text}' is a scheme name: it means another plan for every model, so there is nothing to lock",
+            hint=f"compile it for the model and lock that: flashrl-registry compile -m MODEL --scheme {text} -o DIR",
+        )
+    bundle = open_bundle(ref, store)
+    source: Source
+    if isinstance(ref, PathRef):
+        path = str(ref.path)
+        source = PathSource(path=path if ref.path.is_absolute() else os.path.relpath(ref.path, folder))
+    else:
+        assert bundle.source is not None  # only paths have none
+        source = bundle.source
+    plan = bundle.plan
+    assert plan.digest is not None  # a bundle without one is not opened
+    sidecar = plan.profile.sidecar if plan.profile else None
+    return LockedPlan(requested=text, source=source, plan_digest=plan.digest, sidecar=sidecar), bundle
+
+
+def _place(source: Source) -> str:
+    if source.kind == "hub":
+        return f"{source.repository}@{source.version or source.commit[:12]} ({source.commit[:12]})"
+    if source.kind == "path":
+        return source.path
+    if source.kind == "bundled":
+        return f"{source.name} of flashrl-registry"
+    return f"{source.name}@{source.version}"
