@@ -10,7 +10,6 @@ from flashrl_registry.documents import Inventory, Plan, Rules, read_any
 from flashrl_registry.documents.io import parse_as, read_text
 from flashrl_registry.documents.strict_yaml import pointer_text
 from flashrl_registry.errors import Diagnostic, FlashRLError, InvalidRefError
-from flashrl_registry.registry.bundle import PLAN_YAML
 from flashrl_registry.registry.chain import PlanSource
 from flashrl_registry.registry.open import open_bundle
 from flashrl_registry.registry.ref import PathRef, parse_ref
@@ -73,7 +72,7 @@ def lint_reference(text: str, store: PlanSource, inventory: Inventory | None = N
     found = lint_plan(bundle.plan, bundle.profile, inventory)
     if path is None:
         return Linted(bundle.origin, bundle.plan.KIND, tuple(found), {})
-    return _linted(path / PLAN_YAML if path.is_dir() else path, bundle.plan.KIND, found)
+    return _linted(bundle.files[0] if path.is_dir() else path, bundle.plan.KIND, found)
 
 
 def _linted(path: Path, kind: str, found: list[Diagnostic]) -> Linted:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flashrl_registry.documents import Document, Plan, Profile, read_any
 from flashrl_registry.errors import FlashRLError
-from flashrl_registry.registry.bundle import PLAN_YAML, bundle_around, check_sidecar, read_bundle
+from flashrl_registry.registry.bundle import PLAN_JSON, PLAN_YAML, bundle_around, check_sidecar, read_bundle
 from flashrl_registry.registry.search import Found, find_documents
 
 
@@ -56,7 +56,8 @@ def _validate_file(path: Path, *, with_neighbours: bool = False) -> Verdict:
         kind = document.KIND
         if isinstance(document, Profile):
             check_sidecar(path.parent / document.sidecar.file_name, document.sidecar)
-        if with_neighbours and path.name == PLAN_YAML:
+        alone = path.name == PLAN_JSON and not path.with_name(PLAN_YAML).exists()
+        if with_neighbours and (path.name == PLAN_YAML or alone):
             _check_neighbours(path, document)
     except FlashRLError as exc:
         return Verdict(path, kind, None, exc)
