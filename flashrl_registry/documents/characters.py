@@ -17,6 +17,15 @@ _ONLY_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _COMMENT = re.compile(r"(^|[ \t])#")
 
+_PLAIN_WORDS = {
+    "mapping values are not allowed in this context":
+        "a key cannot stand here: wrong indentation, or a string with ': ' in it that needs quotes",
+    "found unexpected end of stream": "the file ends inside a quoted string",
+    "did not find expected key": "a key was expected here; is the indentation right?",
+    "did not find expected '-' indicator": "'- ' was expected here; is the indentation right?",
+    "could not find expected ':'": "a key without ':' after it",
+}  # fmt: skip
+
 Spans = list[tuple[int, int]]
 """Parts of a text, from an index up to another, in order."""
 
@@ -91,7 +100,9 @@ def syntax_message(problem: str, text: str, index: int) -> str:
         return "not YAML: a tab where only spaces may stand"
     if here and "cannot start" in problem:
         return f"not YAML: {here} cannot start a value; write the string in quotes"
-    return f"not YAML: {problem}"
+    if "invalid Unicode character escape" in problem:  # JSON's grammar admits it, and its readers disagree
+        return "invalid Unicode character escape: half of a surrogate pair, or no character"
+    return f"not YAML: {_PLAIN_WORDS.get(problem, problem)}"
 
 
 def json_finding(text: str, source: str) -> Finding | None:

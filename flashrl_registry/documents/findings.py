@@ -16,6 +16,7 @@ _NOUNS = {
     "list_type": "a list", "dict_type": "a map", "model_type": "a map", "model_attributes_type": "a map",
     "string_type": "a string", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
 }  # fmt: skip
+_SHOWN = 100
 
 
 def schema_findings(exc: ValidationError, parsed: Parsed, source: str, model: type[BaseModel]) -> list[Finding]:
@@ -57,6 +58,8 @@ def describe(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict | list):
         return "a map" if isinstance(value, dict) else "a list"
+    if isinstance(value, str) and len(value) > _SHOWN:
+        return f"a string of {len(value)} characters that starts with {value[:_SHOWN]!r}"
     return f"the string {value!r}" if isinstance(value, str) else f"the number {value!r}"
 
 
@@ -96,8 +99,29 @@ def _finding(error: ErrorDetails, parsed: Parsed, source: str, model: type[BaseM
         message = f"must be {_NOUNS[kind]}, not {describe(error['input'])}"
     elif kind == "value_error":
         message = str(context["error"])
+    else:
+        message = _limit_message(kind, context, error["input"]) or message
     line, column = place or _nearest(parsed, path)
     return Finding(source, message, line, column, pointer_text(path), kind)
+
+
+def _limit_message(kind: str, context: dict[str, Any], given: Any) -> str | None:
+    """What a value that is too small, too long or of another form must be; None for any other fault."""
+    if kind in {"too_short", "too_long"}:
+        limit = context["min_length"] if kind == "too_short" else context["max_length"]
+        what = f"at {'least' if kind == 'too_short' else 'most'} {limit} {'item' if limit == 1 else 'items'}"
+        return f"must have {what}, not {len(given) if isinstance(given, list) else context['actual_length']}"
+    if kind in {"string_too_short", "string_too_long"}:
+        limit = f"least {context['min_length']}" if kind == "string_too_short" else f"most {context['max_length']}"
+        return f"must have at {limit} characters, not {len(given)}" if given else "must not be empty"
+    if kind in {"greater_than_equal", "less_than_equal"}:
+        limit = f"{context['ge']} or more" if kind == "greater_than_equal" else f"{context['le']} or less"
+        return f"must be {limit}, not {given!r}"
+    if kind == "string_pattern_mismatch":
+        form = f"must have the form {context['pattern']}"
+        # What should have been an address may hold a password.
+        return form if "://" in given else f"{form}, not {describe(given)}"
+    return None
 
 
 def _is_extra_key(path: Path, context: dict[str, Any], model: type[BaseModel]) -> bool:

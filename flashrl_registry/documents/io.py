@@ -139,10 +139,15 @@ def claimed_version(data: Any) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def _noun(kind: str) -> str:
+    """A kind of document in a sentence."""
+    return "a rules document" if kind == "rules" else f"a {kind}"
+
+
 def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
     wanted = f"flashrl.{model.KIND}/v{model.MAJOR}"
     if not isinstance(parsed.data, dict):
-        raise SchemaError([Finding(source, f"a {model.KIND} is a map with schema_version: {wanted}", 1, 1)])
+        raise SchemaError([Finding(source, f"{_noun(model.KIND)} is a map with schema_version: {wanted}", 1, 1)])
     line, column = parsed.places.get(("schema_version",), parsed.places[()])
 
     def finding(message: str, code: str = "schema") -> Finding:
@@ -156,7 +161,7 @@ def _check_version(parsed: Parsed, source: str, model: type[Document]) -> None:
         raise SchemaError([finding(f"must be {wanted}, not {describe(given)}")])
     kind, major = version
     if kind != model.KIND:
-        raise SchemaError([finding(f"this is a {kind}; a {model.KIND} was asked for", "kind")])
+        raise SchemaError([finding(f"this is {_noun(kind)}; {_noun(model.KIND)} was asked for", "kind")])
     if major > model.MAJOR:
         message = f"schema v{major} is newer than this release reads (v{model.MAJOR})"
         hint = f"pip install --upgrade flashrl-registry, to a release that reads {given}"

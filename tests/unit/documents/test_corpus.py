@@ -60,3 +60,15 @@ def test_invalid_documents_give_the_findings_they_announce(path: Path) -> None:
     for finding, (_, _, part) in zip(error.findings, announced, strict=True):
         assert part.decode() in finding.message
         assert str(finding).startswith(f"{path}:{finding.line}:{finding.column}: ")
+
+
+def test_messages_are_in_our_words_and_tell_no_password() -> None:
+    texts = []
+    for path in INVALID:
+        with pytest.raises(FlashRLError) as caught:
+            read_any(path)
+        texts.append(str(caught.value))
+    text = "\n".join(texts)
+    foreign = re.findall(r"(?:Input|List|String|Value|Field|Dictionary) (?:should|error|required).*|.*any token.*", text)
+    assert not foreign
+    assert "secret" not in text.replace("credentials_in_the_endpoint", "")

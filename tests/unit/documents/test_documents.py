@@ -71,7 +71,7 @@ def test_yaml_starts_with_the_line_that_gives_editors_the_schema(plan: Plan) -> 
 def test_another_kind_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(RULES)
-    with pytest.raises(SchemaError, match="this is a rules; a plan was asked for"):
+    with pytest.raises(SchemaError, match="this is a rules document; a plan was asked for"):
         read_document(file, Plan)
 
 

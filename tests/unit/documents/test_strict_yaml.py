@@ -74,6 +74,8 @@ def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
         ("a:\tb\n", "1:3 a tab outside quotes; not every reader of YAML admits that, write spaces"),
         ("a: |\t\n  b\tc # \td\n", "1:5 a tab outside quotes; not every reader of YAML admits that, write spaces"),
         ("a: '\t' # \tx\nb: [\t1]\t\n", "2:8 a tab outside quotes; not every reader of YAML admits that, write spaces"),
+        ("a: 'b\n", "2:1 not YAML: the file ends inside a quoted string"),
+        ("a: b: c\n", "1:5 not YAML: a key cannot stand here: wrong indentation, or a string with ': ' in it that needs quotes"),  # noqa: E501
         ("a: @b\n", "1:4 not YAML: @ cannot start a value; write the string in quotes"),
         ("a: 1\nb: x\0y\n", "2:5 U+0000 is not allowed in YAML; write \\u0000 in double quotes"),
         ("a: x\u2028y\n", "1:5 U+2028 ends a line in YAML 1.1 and not in 1.2; write \\u2028 in double quotes"),
