@@ -33,7 +33,7 @@ def test_what_the_readme_shows_is_what_commands_print(refresh: ModuleType) -> No
 
 
 def test_an_output_that_differs_is_noticed(refresh: ModuleType) -> None:
-    block = f"{refresh.MARKER}\n```console\n$ cd examples\n$ flashrl-registry show nothing/here --json\n{{}}\n```\n"
+    block = f"{refresh.MARKER}\n```console\n$ cd examples\n$ flashrl-registry show ./nothing-here --json\n{{}}\n```\n"
     assert refresh.num_blocks(block) == 1
     assert '"code": "not-found"' in refresh.refreshed(block)
     assert refresh.refreshed(block.replace(refresh.MARKER, "")) == block.replace(refresh.MARKER, "")
