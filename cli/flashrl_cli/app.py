@@ -14,21 +14,28 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.commands import (
+    announce,
+    channel,
     cleanup,
     diff,
     doctor,
     explain,
     export,
+    gc,
     import_,
     lint,
+    lock,
     migrate,
     profile,
     pull,
     push,
     schema,
+    search,
     setup,
     show,
     validate,
+    verify,
+    versions,
 )
 from flashrl_cli.commands import compile as compile_command
 from flashrl_cli.commands import list as list_command
@@ -47,6 +54,15 @@ REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "push": push.push,
     "pull": pull.pull,
     "list": list_command.list_command,
+    "search": search.search,
+    "versions": versions.versions,
+    "channel": channel.channel,
+    "deprecate": announce.deprecate,
+    "yank": announce.yank,
+    "restore": announce.restore,
+    "lock": lock.lock,
+    "verify": verify.verify,
+    "gc": gc.gc,
     "show": show.show,
     "explain": explain.explain,
     "diff": diff.diff,
@@ -60,7 +76,8 @@ REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
 FLASHRL_HELP = "Measure checkpoint pairs for 8-bit rollouts inside vLLM. See also: flashrl-registry --help."
 REGISTRY_HELP = (
     "Compile, check, publish and fetch plans for 8-bit rollouts inside vLLM. "
-    "REF is a path, namespace/name[@version] or either with #sha256=<digest>."
+    "REF is a path, namespace/name[@version or channel], hf://owner/repo[@revision], or one of them with "
+    "#sha256=<digest>."
 )
 _DEBUG = "--debug"
 _EMPTY_OPTION = re.compile("--[a-z-]+=")

@@ -8,16 +8,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashrl_cli import output
 from flashrl_registry.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from flashrl_registry.registry import LocalStore, PlanBundle
+    from flashrl_registry.registry import Chain, LocalStore, PlanBundle, Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder to write; created where missing.")]
 Ref = Annotated[
-    str, typer.Argument(metavar="REF", help="Path of a plan, or namespace/name[@version][#sha256=<digest>].")
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="Path of a plan, namespace/name[@version or channel][#sha256=<digest>], hf://owner/repo[@revision], or "
+        "a lock.",
+    ),
 ]
+StoreAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help="local, bundled, hub, a Hub's https address, or an fsspec address such as s3://bucket."
+    ),
+]
+AllowStale = Annotated[
+    bool, typer.Option("--allow-stale", help="When the Hub does not answer, take what it said last, and say so.")
+]
+Name = typer.Argument(metavar="NAME", help="namespace/name; hf://namespace/name on a Hub.")
 
 _EXTRA_OF = {"torch": "torch", "safetensors": "torch", "numpy": "torch", "vllm": "vllm"}
 
@@ -29,11 +45,43 @@ def local_store() -> "LocalStore":
     return LocalStore(default_registry_root(os.environ))
 
 
-def bundle_of(text: str) -> "PlanBundle":
-    """The plan that a reference on the command line names."""
-    from flashrl_registry.registry import open_bundle, parse_ref
+def open_chain(*, allow_stale: bool = False) -> "Chain":
+    """The user's stores, in their order."""
+    from flashrl_registry.registry import open_chain as open_stores
 
-    return open_bundle(parse_ref(text), local_store())
+    return open_stores(os.environ, allow_stale=allow_stale)
+
+
+def open_store(address: str) -> "Store":
+    """One store, by the word or the address that ``--store`` takes."""
+    from flashrl_registry.registry.chain import store_at
+
+    return store_at(address, os.environ)
+
+
+def store_of(name: str, address: str | None) -> "tuple[Store, str]":
+    """The store that answers for a name, and the name without ``hf://``."""
+    from flashrl_registry.registry import NamedRef, parse_ref
+
+    ref = parse_ref(name)
+    if not isinstance(ref, NamedRef) or ref.version is not None:
+        raise typer.BadParameter(f"'{name}' is not namespace/name", param_hint="NAME")
+    return (open_store(address) if address else open_chain().store_of(ref)), ref.name
+
+
+def bundle_of(text: str, *, allow_stale: bool = False) -> "PlanBundle":
+    """The plan that a reference on the command line names; a lock with one entry, or LOCK#REF, names one too."""
+    from flashrl_registry.registry import open_bundle, parse_ref
+    from flashrl_registry.resolver import locked_reference
+
+    return open_bundle(locked_reference(text) or parse_ref(text), open_chain(allow_stale=allow_stale))
+
+
+def warn(warnings: tuple[str, ...], *, as_json: bool) -> None:
+    """What whoever uses a plan should read; in JSON it is part of the result."""
+    if not as_json:
+        for warning in warnings:
+            output.note(f"warning: {warning}")
 
 
 @contextmanager

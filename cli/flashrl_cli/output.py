@@ -110,6 +110,23 @@ def progress(label: str, *, enabled: bool = True) -> Iterator[Progress | None]:
         yield update
 
 
+@contextmanager
+def waiting(label: str, *, enabled: bool = True) -> Iterator[None]:
+    """A moving line on stderr while a store is asked; nothing where nobody watches.
+
+    Args:
+        label: What is being done.
+        enabled: False for machine-readable runs.
+    """
+    if not enabled or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield
+
+
 def flush() -> None:
     """Write out what is buffered; a reader that went away is no error.
 

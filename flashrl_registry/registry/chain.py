@@ -9,11 +9,12 @@ somebody else can write to. A store that cannot answer stops the search; what a 
 another plan.
 """
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flashrl_registry.errors import NotFoundError, RegistryError
+from flashrl_registry.errors import InvalidRefError, NotFoundError, RegistryError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.bundled import BundledStore
 from flashrl_registry.registry.local import LocalStore, default_registry_root
@@ -104,16 +105,20 @@ class Chain:
         yield from self.stores
 
     def _asked(self, exc: RegistryError, ref: NamedRef) -> RegistryError:
-        """The last store's error, with the stores that were asked before it."""
-        before = ", ".join(store.place for store in self.stores)
-        message = f"{exc.message} ({ref.name} is not in {before} either)"
-        context = {
-            **exc.context,
-            "ref": str(ref),
-            "stores": [*(store.place for store in self.stores), self.hub().place],
-        }
-        if isinstance(exc, NotFoundError) and not exc.hint:
-            return NotFoundError(message, hint="see what there is: flashrl-registry list", context=context)
+        """The Hub's error, after what was asked before it."""
+        places = [*(store.place for store in self.stores), self.hub().place]
+        context = {**exc.context, "ref": str(ref), "stores": places}
+        if isinstance(exc, NotFoundError):
+            message = f"nothing is published as {ref} in {', '.join(places[:-1])} or on {places[-1]}"
+            if ref.version is not None:
+                message += f": {exc.message}"
+            names = [name for store in self.stores if isinstance(store, LocalStore) for name in store.names()]
+            near = difflib.get_close_matches(ref.name, names, n=3, cutoff=0.4)
+            hint = f"nearest names here: {', '.join(near)}; " if near else ""
+            hint += "see what there is: flashrl-registry list, flashrl-registry search, and both with --store hub"
+            context["nearest"] = near
+            return NotFoundError(message, hint=exc.hint if ref.version else hint, context=context)
+        message = f"nothing is published as {ref} in {', '.join(places[:-1])}, and the Hub did not say: {exc.message}"
         return type(exc)(message, hint=exc.hint, context=context)
 
 
@@ -130,6 +135,29 @@ def open_chain(environ: Mapping[str, str], *, allow_stale: bool = False) -> Chai
         [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
         lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale),
         lambda address: _shared(address, root),
+    )
+
+
+def store_at(address: str, environ: Mapping[str, str]) -> Store:
+    """One store.
+
+    Args:
+        address: ``local``, ``bundled``, ``hub``, a Hub's ``http(s)://`` address, or an fsspec address.
+        environ: Environment variables.
+
+    Raises:
+        InvalidRefError: None of these.
+    """
+    root = default_registry_root(environ)
+    if address in {"local", "bundled"}:
+        return LocalStore(root) if address == "local" else BundledStore()
+    if address == "hub" or address.startswith(("https://", "http://")):
+        return hub_store(root, None if address == "hub" else address)
+    if "://" in address:
+        return _shared(address, root)
+    raise InvalidRefError(
+        f"'{address}' is no store",
+        hint="write local, bundled, hub, a Hub's address, or an fsspec address such as s3://",
     )
 
 

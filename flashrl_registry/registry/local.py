@@ -204,7 +204,7 @@ class LocalStore:
         What was read once is kept in an index, so that ten thousand plans are listed in a second; :meth:`get` and
         ``verify`` check the bytes.
         """
-        yield from indexed(self.root, _INDEX, self._names(), self.versions)
+        yield from indexed(self.root, _INDEX, self.names(), self.versions)
 
     def scan(self) -> tuple[builtins.list[Published], builtins.list[FlashRLError]]:
         """Every published version by name and version, and what is wrong with those that cannot be read.
@@ -213,7 +213,7 @@ class LocalStore:
         """
         found: list[Published] = []
         damaged: list[FlashRLError] = []
-        for name in self._names():
+        for name in self.names():
             for version in self.versions(name):
                 try:
                     found.append(self._manifest(name, version))
@@ -234,7 +234,8 @@ class LocalStore:
             )
         return found
 
-    def _names(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
+        """Names under which something is published, in their order."""
         for namespace in entries(self.root):
             for entry in entries(namespace):
                 if is_name(name := f"{namespace.name}/{entry.name}"):
@@ -258,7 +259,7 @@ class LocalStore:
         return self._manifest(ref.name, version), warnings
 
     def _not_found(self, ref: NamedRef) -> NotFoundError:
-        names = list(self._names())
+        names = list(self.names())
         near = difflib.get_close_matches(ref.name, names, n=3, cutoff=0.4)
         hint = f"nearest names: {', '.join(near)}" if near else f"{len(names)} names are published there"
         hint += "; see all with: flashrl-registry list"

@@ -27,11 +27,26 @@ def locked_reference(text: str) -> PlanRef | None:
     """
     path_text, _, requested = text.partition("#")
     file = Path(path_text).expanduser()
-    if not path_text or not file.is_file() or file.suffix not in {".json", ".lock", ".yaml", ".yml"}:
-        return None
-    if claimed_kind(read_text(file)) != Lock.KIND:
+    if not path_text or not _is_lock(file):
         return None
     return _reference(_entry(read_document(file, Lock), requested, file), file)
+
+
+def lock_references_in(text: str) -> list[str] | None:
+    """What a lock has under ``requested``; None where the text names no lock, or one entry of it.
+
+    Raises:
+        DocumentError: The lock is malformed.
+    """
+    file = Path(text).expanduser()
+    if not text or not _is_lock(file):
+        return None
+    return [entry.requested for entry in read_document(file, Lock).entries]
+
+
+def _is_lock(file: Path) -> bool:
+    is_text = file.suffix in {".json", ".lock", ".yaml", ".yml"} and file.is_file()
+    return is_text and claimed_kind(read_text(file)) == Lock.KIND
 
 
 def _entry(lock: Lock, requested: str, file: Path) -> LockedPlan:

@@ -6,18 +6,20 @@ from typing import Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, bundle_of
+from flashrl_cli.arguments import AllowStale, Json, bundle_of, warn
 
 
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="Reference of a plan.")],
     after: Annotated[str, typer.Argument(metavar="B", help="Reference of another.")],
+    allow_stale: AllowStale = False,
     as_json: Json = False,
 ) -> None:
     """Compare two plans by meaning: settings, decisions per family, predicted weight bytes."""
     from flashrl_registry.compiler import diff_plans
 
-    old, new = bundle_of(before).plan, bundle_of(after).plan
+    bundles = [bundle_of(text, allow_stale=allow_stale) for text in (before, after)]
+    old, new = (bundle.plan for bundle in bundles)
     found = diff_plans(old, new)
     lines = [f"A {old.digest}", f"B {new.digest}"]
     if found.same:
@@ -34,3 +36,5 @@ def diff(
         f"({'+' if delta >= 0 else '-'}{output.size(abs(delta))})"
     )
     output.result({"before": old.digest, "after": new.digest, **asdict(found)}, "\n".join(lines), as_json=as_json)
+    for bundle in bundles:
+        warn(bundle.warnings, as_json=as_json)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Folder, Json, bundle_of, local_store, needs
+from flashrl_cli.arguments import Folder, Json, bundle_of, needs, open_chain
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
         raise typer.BadParameter(f"'{to}' is not one of {', '.join(EXPORT_FORMATS)}", param_hint="--to")
     with needs("writing a FlashRL profile"):
         if to == "flashrl":
-            exported = export_flashrl(members_of(ref, local_store()), destination, model=model, lossy=lossy)
+            exported = export_flashrl(members_of(ref, open_chain()), destination, model=model, lossy=lossy)
         else:
             form: Literal["compressed-tensors", "vllm"] = "vllm" if to == "vllm" else "compressed-tensors"
             exported = export_config(bundle_of(ref), destination, form, vllm=vllm, lossy=lossy)

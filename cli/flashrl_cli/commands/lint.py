@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, bundle_of, local_store
+from flashrl_cli.arguments import Json, bundle_of, open_chain
 
 if TYPE_CHECKING:
     from flashrl_registry.errors import Diagnostic
@@ -37,7 +37,7 @@ def lint(
 
     if model is not None and plan is not None:
         raise typer.BadParameter("give --model or --plan, not both")
-    store = local_store()
+    store = open_chain()
     inventory = read_inventory(model) if model is not None else None
     if plan is not None:
         inventory = inventory_of_plan(bundle_of(plan).plan)

@@ -1,39 +1,76 @@
-"""``flashrl-registry list``: what the local registry holds."""
+"""``flashrl-registry list``: what a store holds."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, local_store
+from flashrl_cli.arguments import Json, StoreAddress, local_store, open_store
+
+if TYPE_CHECKING:
+    from flashrl_registry.errors import FlashRLError
+    from flashrl_registry.registry import Listed
 
 
-def list_command(as_json: Json = False) -> None:
-    """List the published plans of the local registry."""
-    store = local_store()
-    found, damaged = store.scan()
+def list_command(
+    store: StoreAddress = None,
+    author: Annotated[str | None, typer.Option("--author", help="On a Hub: plans of this owner.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the published plans of the local registry, or of another store."""
+    opened = open_store(store or "local")
+    if author is not None and opened.kind != "hub":
+        raise typer.BadParameter("only a Hub has authors", param_hint="--author")
+    lines = opened.listing(author) if author is not None else opened.listing()  # type: ignore[call-arg]
+    place = local_store().root if opened.kind == "local" else opened.place
+    print_listed(lines, {"registry": place}, f"nothing is published in {place}", as_json=as_json)
+
+
+def print_listed(
+    lines: "Iterable[Listed | FlashRLError]", data: dict[str, object], nothing: str, *, as_json: bool
+) -> None:
+    """Print a listing, and what could not be read.
+
+    Raises:
+        typer.Exit: Something could not be read.
+    """
+    from flashrl_registry.errors import FlashRLError
+
+    found: list[Listed] = []
+    damaged: list[FlashRLError] = []
+    for line in lines:
+        if isinstance(line, FlashRLError):
+            damaged.append(line)
+        else:
+            found.append(line)
     rows = [
-        (entry.ref, entry.manifest.base_model, ",".join(entry.manifest.schemes), entry.manifest.plan_digest[:19],
-         entry.manifest.published_at)
-        for entry in found
-    ]  # fmt: skip
-    text = output.table(("PLAN", "MODEL", "SCHEMES", "DIGEST", "PUBLISHED"), rows)
+        (line.ref, line.model, ",".join(line.schemes), line.digest[:19], line.published_at, line.state)
+        for line in found
+    ]
+    header = ("PLAN", "MODEL", "SCHEMES", "DIGEST", "PUBLISHED", "STATE")
     output.result(
         {
-            "registry": store.root,
+            **data,
             "plans": [
                 {
-                    "ref": entry.ref,
-                    "name": entry.name,
-                    "version": entry.version,
-                    "model": entry.manifest.base_model,
-                    "schemes": entry.manifest.schemes,
-                    "digest": entry.manifest.plan_digest,
-                    "published_at": entry.manifest.published_at,
+                    "ref": line.ref,
+                    "name": line.name,
+                    "version": line.version,
+                    "model": line.model,
+                    "architecture": line.architecture,
+                    "schemes": line.schemes,
+                    "vllm": line.vllm,
+                    "digest": line.digest,
+                    "published_at": line.published_at,
+                    "state": line.state,
+                    "store": line.store,
                 }
-                for entry in found
+                for line in found
             ],
             "damaged": [output.error_data(error) for error in damaged],
         },
-        text if rows else f"nothing is published in {store.root}",
+        output.table(header, rows) if rows else nothing,
         as_json=as_json,
         ok=not damaged,
     )

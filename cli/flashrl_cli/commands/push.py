@@ -1,34 +1,103 @@
 """``flashrl-registry push``: publish a plan under a version that never changes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, local_store
+from flashrl_cli.arguments import Json, StoreAddress, open_store
+
+if TYPE_CHECKING:
+    from flashrl_registry.registry import PlanBundle, Published, Store
 
 
-def push(
+def push(  # noqa: PLR0917 - typer passes by name
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Plan folder that compile wrote.")],
-    target: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="Such as my-team/qwen-int8@1.0.0.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME@VERSION", help="Such as my-team/qwen-int8@1.0.0; hf://my-team/qwen-int8@1.0.0 on the Hub."
+        ),
+    ],
+    store: StoreAddress = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be published, and publish nothing.")
+    ] = False,
+    pr: Annotated[bool, typer.Option("--pr", help="On a Hub: propose it, for those who may not write there.")] = False,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="On a Hub: who may read a repository that is made.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a plan folder in the local registry."""
+    """Publish a plan folder: in the local registry, in a shared store, or on a Hugging Face Hub."""
     from flashrl_registry.registry import read_bundle
 
-    name, at, version = target.partition("@")
+    name, at, version = target.removeprefix("hf://").partition("@")
     if not at:
         raise typer.BadParameter(f"'{target}' has no version; write {target}@1.0.0", param_hint="NAME@VERSION")
-    published = local_store().publish(read_bundle(bundle), name, version)
+    opened = open_store("hub" if target.startswith("hf://") else store or "local")
+    if (pr or private is not None) and opened.kind != "hub":
+        raise typer.BadParameter("only a Hub has proposals and private repositories; write hf://NAME@VERSION")
+    read = read_bundle(bundle)
+    if dry_run:
+        _preview(opened, read, name, version, as_json=as_json)
+        return
+    with output.waiting(f"publishing {name}@{version}", enabled=not as_json):
+        published = _publish(opened, read, name, version, pr=pr, private=private)
     state = "published" if published.created else "was published already with the same content:"
+    if pr and published.created:
+        state = "proposed"
     output.result(
         {
             "ref": published.ref,
             "created": published.created,
             "digest": published.manifest.plan_digest,
+            "store": opened.place,
             "folder": published.folder,
+            "notes": published.notes,
         },
-        f"{state} {published.ref}\ndigest {published.manifest.plan_digest}\nin {published.folder}",
+        f"{state} {published.ref}\ndigest {published.manifest.plan_digest}\nin {published.folder or opened.place}",
         as_json=as_json,
     )
+    if not as_json:
+        for note in published.notes:
+            output.note(f"note: {note}")
+
+
+def _publish(
+    store: "Store", bundle: "PlanBundle", name: str, version: str, *, pr: bool, private: bool | None
+) -> "Published":
+    if store.kind != "hub":
+        return store.publish(bundle, name, version)
+    from flashrl_registry.registry.hub import HubStore
+
+    assert isinstance(store, HubStore)
+    return store.publish(bundle, name, version, propose=pr, private=private)
+
+
+def _preview(store: "Store", bundle: "PlanBundle", name: str, version: str, *, as_json: bool) -> None:
+    from flashrl_registry.registry.preview import preview
+
+    found = preview(store, bundle, name, version)
+    what = {
+        "new": f"would publish {name}@{version}",
+        "same": f"{name}@{version} is there with the same content: nothing would change",
+        "taken": f"{name}@{version} holds another plan: the push would be refused",
+    }[found.state]
+    lines = [f"{what} in {store.place}", f"digest {bundle.plan.digest}"]
+    lines += [f"{file.name}  {output.size(file.stat().st_size)}" for file in bundle.files]
+    if found.changes is not None and found.state != "same":
+        lines.append(f"against {found.base}:")
+        lines += [f"  {change.where}: {change.before} -> {change.after}" for change in found.changes.settings]
+        lines += [f"  {change.names}: {change.before} -> {change.after}" for change in found.changes.tensors]
+    if found.lower:
+        lines.append(f"note: {', '.join(found.lower)} are higher and stay what a name without a version means")
+    changed = [] if found.changes is None else [*found.changes.settings, *found.changes.tensors]
+    output.result(
+        {"ref": f"{name}@{version}", "state": found.state, "base": found.base, "digest": bundle.plan.digest,
+         "store": store.place, "changes": [vars(change) for change in changed]},
+        "\n".join(lines), as_json=as_json, ok=found.state != "taken",
+    )  # fmt: skip
+    if found.state == "taken":
+        raise typer.Exit(1)

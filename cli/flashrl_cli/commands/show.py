@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, Ref, bundle_of
+from flashrl_cli.arguments import AllowStale, Json, Ref, bundle_of, warn
 from flashrl_cli.render import families_table, plan_data, treatment_table
 
 if TYPE_CHECKING:
     from flashrl_registry.documents import Rule
 
 
-def show(ref: Ref, as_json: Json = False) -> None:
+def show(ref: Ref, allow_stale: AllowStale = False, as_json: Json = False) -> None:
     """Show a plan: model, digest, rules, treatments, profile, files."""
-    bundle = bundle_of(ref)
+    bundle = bundle_of(ref, allow_stale=allow_stale)
     plan = bundle.plan
     lines = [
         f"plan      {bundle.origin}",
@@ -39,11 +39,14 @@ def show(ref: Ref, as_json: Json = False) -> None:
             **plan_data(plan),
             "profile": plan.profile and plan.profile.digest,
             "files": sorted(bundle.files),
+            "source": bundle.source and bundle.source.model_dump(mode="json", exclude_none=True),
+            "warnings": bundle.warnings,
             "document": plan.model_dump(mode="json", exclude_none=True),
         },
         "\n".join(lines),
         as_json=as_json,
     )
+    warn(bundle.warnings, as_json=as_json)
 
 
 def _rule_lines(rule: "Rule") -> list[str]:

@@ -37,6 +37,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "registry"
     monkeypatch.setenv("FLASHRL_REGISTRY", str(root))
     monkeypatch.delenv("FLASHRL_LOGGING_LEVEL", raising=False)
+    monkeypatch.delenv("FLASHRL_STORES", raising=False)
+    # Read when the client is imported, which another test may have done.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return root
 
 

@@ -31,13 +31,13 @@ def python(code: str, **kwargs: Any) -> "subprocess.Popen[str]":
 
 
 def test_an_expected_failure_is_one_message_and_exit_1(cli: Command) -> None:
-    ran = cli("show", "team/none")
+    ran = cli("show", "./none")
     assert (ran.code, ran.out) == (1, "")
     lines = ran.err.splitlines()
-    assert lines[0].startswith("error: nothing is published as team/none")
+    assert lines[0].startswith("error: no file at none")
     assert lines[1].startswith("hint: ")
     assert len(lines) == 2
-    failed = cli("show", "team/none", "--json")
+    failed = cli("show", "./none", "--json")
     assert (failed.code, failed.err) == (1, "")
     assert failed.json["ok"] is False
     assert set(failed.json["error"]) == {"code", "message", "hint", "context"}

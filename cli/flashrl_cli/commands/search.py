@@ -1,0 +1,31 @@
+"""``flashrl-registry search``: plans by what they are for."""
+
+from typing import Annotated
+
+import typer
+
+from flashrl_cli import output
+from flashrl_cli.arguments import Json, StoreAddress, open_chain, open_store
+from flashrl_cli.commands.list import print_listed
+
+
+def search(  # noqa: PLR0917 - typer passes by name
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="Part of the plan's or the model's name.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Base model, such as Qwen/Qwen3-8B.")] = None,
+    scheme: Annotated[str | None, typer.Option("--scheme", help="Scheme of a rule, such as int8.")] = None,
+    architecture: Annotated[str | None, typer.Option("--arch", help="Architecture in the model's config.json.")] = None,
+    vllm: Annotated[str | None, typer.Option("--vllm", help="vLLM release that the plan must be meant for.")] = None,
+    store: StoreAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Search the local registry, the bundled plans and shared stores; a Hub with --store hub."""
+    from flashrl_registry.registry.finding import Criteria, find
+
+    criteria = Criteria(text, model, scheme, architecture, vllm)
+    stores = [open_store(store)] if store else list(open_chain().listing_stores())
+    with output.waiting("searching", enabled=not as_json):
+        found = list(find(stores, criteria))
+    places = ", ".join(opened.place for opened in stores)
+    print_listed(found, {"stores": [opened.place for opened in stores]}, f"nothing in {places}", as_json=as_json)
