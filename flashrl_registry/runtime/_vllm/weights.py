@@ -191,9 +191,7 @@ class PlannedWeights:
                 self.update.missing = set(self.ready_made)
         if self.ready_made is None:
             return self._original(self._planned(self.update, weights, clone=False))
-        stream = passed_through(
-            weights, self.ready_made, self.update, self.sent, is_tied_copy=self._is_tied_copy
-        )
+        stream = passed_through(weights, self.ready_made, self.update, self.sent, is_tied_copy=self._is_tied_copy)
         return self._original(stream)
 
     def finish_first_load(self, *, dummy: bool) -> None:
