@@ -5,7 +5,8 @@ RFC 8785 canonical JSON of its identity fields, so spelling (YAML or JSON, key o
 
 Only at its top, keys that start with ``x-`` are free: tools and newer releases write notes under them. They are kept
 when the document is written again and never count in the digest, because nothing that this or any release does to an
-engine may depend on them: a field that does gets a name of its own, which older releases refuse.
+engine may depend on them: a field that does gets a name of its own, which older releases refuse. ``$schema``, with
+which JSON names its schema to editors, is such a key too.
 """
 
 import hashlib
@@ -17,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 """``sha256:`` and 64 lower-case hexadecimal digits."""
 
-EXTENSION = "^x-"
+EDITOR_KEY = "$schema"
+"""Names a JSON Schema to editors; a string."""
+
+EXTENSION = r"^(x-|\$schema$)"
 """Pattern of the keys that a document may have beyond its fields."""
 
 SCHEMA_BASE_URL = "https://github.com/flashrl-registry/flashrl-registry/raw/main/schemas"

@@ -102,7 +102,7 @@ class History(Document):
     schema_version: Literal["flashrl.history/v1"] = "flashrl.history/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     name: PlanName
     """``namespace/name``."""
     events: Annotated[list[Event], AfterValidator(_continuous)] = []

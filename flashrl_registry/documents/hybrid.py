@@ -55,7 +55,7 @@ class Hybrid(Document):
     schema_version: Literal["flashrl.hybrid/v1"] = "flashrl.hybrid/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     description: str = ""
     """For people; not part of the identity."""
     members: Annotated[list[HybridMember], Field(min_length=1, max_length=1024), AfterValidator(_unique_names)]

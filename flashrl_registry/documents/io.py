@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from flashrl_registry.documents._base import Document
+from flashrl_registry.documents._base import EDITOR_KEY, Document
 from flashrl_registry.documents.characters import json_finding
 from flashrl_registry.documents.findings import describe, findings_of, schema_findings
 from flashrl_registry.documents.strict_yaml import MAX_BYTES, SIZE_HINT, Parsed, parse_text
@@ -119,7 +119,10 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
         # The JSON path is the only one that stays strict and accepts a list where a tuple is declared.
         document = model.model_validate_json(json.dumps(parsed.data))
     except ValidationError as exc:
-        raise SchemaError(schema_findings(exc, parsed, source, model), hint=_newer_revision(parsed, model)) from exc
+        findings = [*_editor_key_findings(parsed, source), *schema_findings(exc, parsed, source, model)]
+        raise SchemaError(findings, hint=_newer_revision(parsed, model)) from exc
+    if findings := _editor_key_findings(parsed, source):
+        raise SchemaError(findings)
     recorded = getattr(document, "digest", None)
     if recorded is not None and recorded != (actual := document.compute_digest()):
         line, column = parsed.places.get(("digest",), (1, 1))
@@ -130,6 +133,15 @@ def validate_parsed(parsed: Parsed, source: str, model: type[D]) -> D:
             context={"expected": recorded, "actual": actual, "line": line, "column": column, "pointer": "digest"},
         )
     return document
+
+
+def _editor_key_findings(parsed: Parsed, source: str) -> list[Finding]:
+    """The one key beyond a document's fields whose value has a type."""
+    given = parsed.data.get(EDITOR_KEY, "")
+    if isinstance(given, str):
+        return []
+    place = parsed.places[(EDITOR_KEY,)]
+    return [Finding(source, f"must be a string, not {describe(given)}", *place, EDITOR_KEY, "string_type")]
 
 
 def claimed_version(data: Any) -> tuple[str, int] | None:

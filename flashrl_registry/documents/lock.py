@@ -112,7 +112,7 @@ class Lock(Document):
     schema_version: Literal["flashrl.lock/v1"] = "flashrl.lock/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     entries: Annotated[list[LockedPlan], AfterValidator(_ascending)]
     """One per reference, in the order of ``requested``, so that branches merge and equal locks are equal files."""
 

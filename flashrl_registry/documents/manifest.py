@@ -33,15 +33,15 @@ class Manifest(Document):
     schema_version: Literal["flashrl.manifest/v1"] = "flashrl.manifest/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     digest: Digest | None = None
-    """SHA-256 of the identity fields; checked at every read."""
+    """SHA-256 of the identity, and not part of it; checked at every read."""
     name: PlanName
     """``namespace/name``."""
     version: SemVer
     """Semantic version; a published version never changes."""
     published_at: str
-    """UTC time, ISO 8601."""
+    """UTC time, ISO 8601; not part of the identity."""
     plan_digest: Digest
     """Digest of the plan."""
     base_model: str

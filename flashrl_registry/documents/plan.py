@@ -70,17 +70,17 @@ class Plan(Document):
     schema_version: Literal["flashrl.plan/v1"] = "flashrl.plan/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     digest: Digest | None = None
-    """SHA-256 of the identity fields; checked at every read."""
+    """SHA-256 of the identity, and not part of it; checked at every read."""
     description: str = ""
     """For people; not part of the identity."""
     base_model: BaseModelInfo
     """The model that the plan is for."""
     engine: EngineSettings
-    """What the plan asks of the engine."""
+    """Releases, logprobs, KV cache, head and start model of the engine that the plan runs in."""
     update: UpdateSettings
-    """How weight updates are quantized."""
+    """Scales of an update, and what a failed one leaves."""
     rules: RuleList
     """The rules it was compiled from."""
     profile: ProfileRef | None = None

@@ -110,9 +110,9 @@ class Profile(Document):
     schema_version: Literal["flashrl.profile/v1"] = "flashrl.profile/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     digest: Digest | None = None
-    """SHA-256 of the identity fields; checked at every read."""
+    """SHA-256 of the identity, and not part of it; checked at every read."""
     scheme: Literal["int8"]
     """The scheme that the pair supports."""
     reference: BaseModelInfo

@@ -111,11 +111,11 @@ class ResolvedPlan(Document):
     schema_version: Literal["flashrl.resolved-plan/v1"] = "flashrl.resolved-plan/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     digest: Digest | None = None
-    """SHA-256 of the identity fields; every process of the engine must compute the same."""
+    """SHA-256 of the identity, and not part of it; every process of the engine must compute the same."""
     source: str = ""
-    """The reference that was resolved, for people."""
+    """The reference that was resolved, for people; not part of the identity."""
     plan_digest: Digest
     """The plan it was resolved from."""
     base_model: BaseModelInfo

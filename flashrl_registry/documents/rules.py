@@ -129,12 +129,12 @@ class Rules(Document):
     schema_version: Literal["flashrl.rules/v1"] = "flashrl.rules/v1"
     """Document kind and schema major."""
     schema_revision: Annotated[int, Field(ge=0)] = 0
-    """Additive revision of the schema."""
+    """Additive revision of the schema; not part of the identity."""
     description: str = ""
     """For people; not part of the identity."""
     engine: EngineSettings = EngineSettings()
-    """What the plan asks of the engine."""
+    """Releases, logprobs, KV cache, head and start model of the engine that the plan will run in."""
     update: UpdateSettings = UpdateSettings()
-    """How weight updates are quantized."""
+    """Scales of an update, and what a failed one leaves."""
     rules: RuleList
     """Each module of the checkpoint is claimed by exactly one of them."""

@@ -8,12 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.documents._base import EXTENSION, Document
+from flashrl_registry.documents._base import EDITOR_KEY, Document
 from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.documents.kinds import KINDS
 from flashrl_registry.documents.released import add_to_released, refuse_changes
 from flashrl_registry.errors import Finding, SchemaError
 
+_EDITOR_KEY = "Address of this schema, for editors of JSON; not part of the identity."
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -97,7 +98,8 @@ def _admit_extensions(schema: dict[str, Any]) -> dict[str, Any]:
     if not schema["$defs"]:
         del schema["$defs"]
     schema["additionalProperties"] = False
-    schema["patternProperties"] = {EXTENSION: {"description": "Free for notes of tools; not part of the identity."}}
+    schema["properties"][EDITOR_KEY] = {"description": _EDITOR_KEY, "type": "string"}
+    schema["patternProperties"] = {"^x-": {"description": "Free for notes of tools; not part of the identity."}}
     return schema
 
 

@@ -72,7 +72,7 @@ class BaseModelInfo(Frozen):
     """Which model a profile or plan is for."""
 
     name: str
-    """Folder name or Hub id, for people."""
+    """Folder name or Hub id, for people; part of a profile's identity, and not of a plan's."""
     architecture: str
     """First entry of ``architectures`` in config.json."""
     model_type: str

@@ -17,7 +17,8 @@ from flashrl_registry.documents.schema import DIALECT, check_schemas, release_sc
 from flashrl_registry.documents.strict_yaml import parse_text
 from flashrl_registry.errors import SchemaError
 
-CORPUS = Path(__file__).parents[1] / "data" / "documents"
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "tests" / "data" / "documents"
 # Keywords that editors' YAML language servers do not understand.
 UNSUPPORTED = {
     "prefixItems",
@@ -46,12 +47,6 @@ def keywords(value: Any) -> set[str]:
     if isinstance(value, dict):
         return set(value) | {key for item in value.values() for key in keywords(item)}
     return set()
-
-
-def described(field: dict[str, Any], schema: dict[str, Any]) -> bool:
-    """By itself, or by the part that it refers to."""
-    part = schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
-    return bool(field.get("description") or part.get("description"))
 
 
 def models(model: type[BaseModel]) -> set[type[BaseModel]]:
@@ -125,8 +120,24 @@ def test_every_field_is_described_and_no_other_is_admitted(kind: str) -> None:
         if part.get("type") != "object":
             continue
         assert part["additionalProperties"] is False
-        undescribed = [name for name, field in part["properties"].items() if not described(field, schema)]
+        undescribed = [name for name, field in part["properties"].items() if not field.get("description")]
         assert not undescribed, f"{part.get('title', kind)}: {undescribed}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_and_the_descriptions_say_what_is_not_part_of_the_identity(kind: str) -> None:
+    page = (ROOT / "schemas" / "README.md").read_text()
+    [row] = re.findall(rf"^\| `{kind}` \| (.*) \|$", page, re.MULTILINE)
+    listed = re.findall(r"`([^`]+)`", row)
+    model, schema = KINDS[kind], schema_of(kind)
+    fields = set(model.model_fields)
+    assert listed == sorted(name for name in model.NOT_IDENTITY if name.partition(".")[0] in fields)
+    said = {name for name, field in schema["properties"].items() if "not part of" in field["description"]}
+    assert said == {name for name in listed if "." not in name} | {"$schema"}
+    for name in (name for name in listed if "." in name):
+        part, _, leaf = name.partition(".")
+        ref = schema["properties"][part]["$ref"].rpartition("/")[2]
+        assert "not of a plan's" in schema["$defs"][ref]["properties"][leaf]["description"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flashrl_registry.documents._base import EDITOR_KEY, SCHEMA_BASE_URL
 from flashrl_registry.documents.kinds import KINDS
 
 Data = dict[str, Any]
@@ -25,8 +26,8 @@ class Step:
         kind: The word in ``schema_version``.
         from_major: What the function takes; it returns the next major.
         what: What changes, in one sentence for people.
-        function: Data to data. ``schema_version``, ``schema_revision``, ``digest`` and ``x-*`` keys are not its
-            business: :func:`migrate` sets, resets, drops and keeps them.
+        function: Data to data. ``schema_version``, ``schema_revision``, ``digest``, ``$schema`` and ``x-*`` keys are
+            not its business: :func:`migrate` sets, resets, drops, renews and keeps them.
     """
 
     kind: str
@@ -64,10 +65,12 @@ def migrate(
     path = tuple(by_major[number] for number in range(major, target))
     if not path:
         return data, ()
-    ours = {"schema_version", "schema_revision", "digest"}
+    ours = {EDITOR_KEY, "schema_version", "schema_revision", "digest"}
     notes = {key: value for key, value in data.items() if key.startswith("x-")}
     body = copy.deepcopy({key: value for key, value in data.items() if key not in ours and key not in notes})
     for step in path:
         body = step.function(body)
     head = {"schema_version": f"flashrl.{kind}/v{target}", "schema_revision": 0}
+    if EDITOR_KEY in data:
+        head = {EDITOR_KEY: f"{SCHEMA_BASE_URL}/{kind}/v{target}.json", **head}
     return {**head, **body, **copy.deepcopy(notes)}, path

@@ -69,6 +69,8 @@ def test_messages_are_in_our_words_and_tell_no_password() -> None:
             read_any(path)
         texts.append(str(caught.value))
     text = "\n".join(texts)
-    foreign = re.findall(r"(?:Input|List|String|Value|Field|Dictionary) (?:should|error|required).*|.*any token.*", text)
+    foreign = re.findall(
+        r"(?:Input|List|String|Value|Field|Dictionary) (?:should|error|required).*|.*any token.*", text
+    )
     assert not foreign
     assert "secret" not in text.replace("credentials_in_the_endpoint", "")

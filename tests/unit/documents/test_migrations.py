@@ -104,6 +104,15 @@ def test_a_file_is_rewritten_to_what_the_newest_golden_file_holds(tmp_path: Path
     assert (again.content, again.from_major) == (None, 3)
 
 
+def test_the_schema_that_a_file_names_to_editors_is_renewed() -> None:
+    address = "https://example.org/specimen/v1.json"
+    before: dict[str, Any] = {"$schema": address, "schema_version": "flashrl.specimen/v2", "entries": [], "x-a": 1}
+    after, ran = migrate(before, "specimen", major=2, target=3, steps=SPECIMEN_STEPS)
+    assert len(ran) == 1
+    assert after["$schema"].endswith("/schemas/specimen/v3.json")
+    assert after["x-a"] == 1
+
+
 def test_what_changes_is_said_before_it_is_done(tmp_path: Path) -> None:
     file = tmp_path / "full.yaml"
     shutil.copy(GOLDEN / "specimen" / "v1" / "full.yaml", file)

@@ -40,6 +40,15 @@ def test_notes_do_not_change_the_digest(plan: Plan) -> None:
     assert noted.model_copy(update={"description": "copied"}).model_dump()["x-note"] == "seen"
 
 
+def test_the_schema_that_a_file_names_to_editors_stays_and_is_not_identity(plan: Plan, tmp_path: Path) -> None:
+    address = Plan.schema_url()
+    noted = parse_document(plan.canonical_json().decode()[:-1] + f',"$schema":"{address}"}}', "p", Plan)
+    assert noted.digest == noted.compute_digest() == plan.digest
+    for name in ("plan.json", "plan.yaml"):
+        write_document(noted, tmp_path / name)
+        assert read_document(tmp_path / name, Plan).model_dump()["$schema"] == address
+
+
 def test_an_unknown_key_of_a_newer_revision_is_an_error_that_says_what_to_install() -> None:
     with pytest.raises(SchemaError, match="kv: unknown key") as caught:
         parse_document(V1 + "schema_revision: 7\nkv: fp8\n", "r", Rules)
