@@ -146,11 +146,14 @@ class Push:
         return published
 
     def _send(self, head: Head, manifest: Manifest, files: Mapping[str, Path]) -> Landed:
+        if head.refs.head is None:
+            # A commit without a parent is not compared with anything: it would overwrite what others publish now.
+            raise StoreUnavailableError(f"{self.name} on {self.store.place} was made, and has no branch 'main' yet")
         history = History(name=self.name, events=[*head.history.events, self.event])
         add: dict[str, bytes | Path] = dict(files)
         add[HISTORY_JSON] = history.json_file()
         add[README] = card(self.bundle.plan, self.name, self.version, history).encode()
-        old = self.store.manifest_at(self.name, head.refs.head) if head.refs.head else None
+        old = self.store.manifest_at(self.name, head.refs.head)
         gone = sorted({entry.path for entry in old.files} - set(add)) if old else []
         title = f"Publish v{self.version}"
         return self.client.commit(self.name, add, gone, parent=head.refs.head, title=title, propose=self.propose)
