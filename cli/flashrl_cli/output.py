@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from flashrl_registry.errors import FlashRLError
 
+_SHOWN_OTHERS = 5
+
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, name)."""
 
@@ -54,7 +56,11 @@ def error_data(error: FlashRLError) -> dict[str, Any]:
 
 def counted_others(files: Sequence[object]) -> str:
     """What is added to a summary where files were left alone, so that nobody takes them for checked."""
-    return f"; {len(files)} other {'file' if len(files) == 1 else 'files'}, not ours" if files else ""
+    if not files:
+        return ""
+    shown = ", ".join(str(file) for file in files[:_SHOWN_OTHERS])
+    more = f" and {len(files) - _SHOWN_OTHERS} more" if len(files) > _SHOWN_OTHERS else ""
+    return f"; {len(files)} other {'file' if len(files) == 1 else 'files'}, not ours: {shown}{more}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -87,10 +87,20 @@ def test_nothing_is_written_where_one_file_cannot_be_read(cli: Command, tmp_path
 def test_files_of_others_are_counted(cli: Command, bundle: PlanBundle) -> None:
     other = Path(bundle.origin) / "values.yaml"
     other.write_text("replicas: 2\n")
-    assert cli("validate", bundle.origin).out.endswith("3 valid, 0 invalid; 1 other file, not ours\n")
-    assert cli("migrate", bundle.origin).out.endswith("3 already current, 0 unreadable; 1 other file, not ours\n")
+    assert cli("validate", bundle.origin).out.endswith(f"3 valid, 0 invalid; 1 other file, not ours: {other}\n")
+    assert cli("migrate", bundle.origin).out.endswith(
+        f"3 already current, 0 unreadable; 1 other file, not ours: {other}\n"
+    )
     for command in ("validate", "migrate"):
         assert cli(command, bundle.origin, "--json").json["not_ours"] == [str(other)]
+
+
+def test_of_many_files_of_others_the_first_are_named(cli: Command, bundle: PlanBundle) -> None:
+    for number in range(7):
+        (Path(bundle.origin) / f"values{number}.yaml").write_text("rules: [\n")
+    ran = cli("validate", bundle.origin)
+    assert "; 7 other files, not ours: " in ran.out
+    assert ran.out.endswith("values4.yaml and 2 more\n")
 
 
 def test_the_same_fault_of_two_files_is_said_of_both(cli: Command, bundle: PlanBundle) -> None:
