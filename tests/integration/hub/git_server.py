@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
@@ -80,15 +80,22 @@ class GitHub(Hub):
     Attributes:
         accounts: Token to account.
         plan: What goes wrong.
+        private: Repositories that only their owners see.
         proposals: Numbers of pull requests given out.
+        interrupts: What happens before a request is answered; once each.
     """
 
     accounts: dict[str, Account] = field(default_factory=dict)
     plan: list[Fault] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
     proposals: dict[str, int] = field(default_factory=dict)
+    interrupts: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     locks: dict[str, threading.Lock] = field(default_factory=dict)
     guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def interrupt(self, path: str, call: Callable[[], None]) -> None:
+        """Before the next request whose path contains a pattern is answered, something else happens."""
+        self.interrupts.append((path, call))
 
     def git_dir(self, repo: str) -> Path:
         """The bare repository."""
@@ -215,6 +222,9 @@ class _GitHandler(_Handler):
 
     def _answer(self) -> None:
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        for interrupt in [entry for entry in self.hub.interrupts if re.search(entry[0], self.path)]:
+            self.hub.interrupts.remove(interrupt)
+            interrupt[1]()
         self._fault = self._next_fault()
         how = self._fault.how if self._fault else None
         try:
