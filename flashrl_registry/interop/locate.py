@@ -50,18 +50,27 @@ def locate(text: str, folders: Sequence[Path] = (), *, fetch: Fetch | None = Non
 
 
 def _from_hub(repo: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         with _quiet():
-            return Path(hf_hub_download(repo_id=repo, filename=file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
+            path = Path(hf_hub_download(repo_id=repo, filename=file))
+            # The client answers from its cache when the Hub fails, and does not say so; what main is now does.
+            head = None if is_offline_mode() else HfApi().model_info(repo).sha
+        if head is not None and head not in path.parts:
+            raise StoreUnavailableError(
+                f"{file} of {repo} cannot be had from the Hub: it did not give {head[:12]}, and an older one is cached",
+                hint="try again, or set HF_HUB_OFFLINE=1 to take the cached one",
+                context={"repo": repo, "file": file},
+            )
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
         raise StoreUnavailableError(
             f"{file} of {repo} cannot be had from the Hub: {str(exc).splitlines()[0]}",
             hint="download it yourself and give its path",
             context={"repo": repo, "file": file},
         ) from exc
+    return path
 
 
 @contextmanager

@@ -117,6 +117,11 @@ class HubClient:
         write_atomically(self._memory(repo), json.dumps(data).encode())
         return refs
 
+    def proposals(self, repo: str) -> dict[str, str]:
+        """Open pull requests, by their refs, and their commits."""
+        found = self.patiently(repo, lambda: self._api.list_repo_refs(repo, include_pull_requests=True))
+        return {ref.ref: ref.target_commit for ref in found.pull_requests or []}
+
     def remembered(self, repo: str) -> Refs | None:
         """What the Hub said last; None where it was never asked."""
         try:

@@ -90,14 +90,15 @@ class Push:
                 continue
             except StoreUnavailableError:
                 wait = waits[outages]
+                if self.propose and (revision := self._proposal()) is not None:
+                    return self._proposed(revision, manifest)
                 if wait is None:
                     return self._last_look(base, manifest)
                 outages += 1
                 self.client.sleep(wait)
                 continue
             if self.propose:
-                notes = (f"proposed at {landed.proposal}: it is published when the owner merges it",)
-                return Published(self.name, self.version, manifest, self.store.place, notes=notes)
+                return self._proposed(landed.proposal or landed.revision, manifest)
             return self._tagged(landed.commit, manifest, created=True)
         raise ConflictError(
             f"others published under {self.name} on {self.store.place} {_TRIES} times while this was tried",
@@ -144,6 +145,17 @@ class Push:
                 context={"endpoint": self.store.place, "ref": f"{self.name}@{self.version}"},
             )
         return published
+
+    def _proposal(self) -> str | None:
+        """The pull request that holds this push, where an unclear answer hid that it was opened."""
+        for revision, commit in self.client.proposals(self.name).items():
+            if self.event in self.store.history_at(self.name, commit).events:
+                return revision
+        return None
+
+    def _proposed(self, where: str | None, manifest: Manifest) -> Published:
+        notes = (f"proposed at {where}: it is published when the owner merges it, and pushing it again then tags it",)
+        return Published(self.name, self.version, manifest, self.store.place, notes=notes)
 
     def _send(self, head: Head, manifest: Manifest, files: Mapping[str, Path]) -> Landed:
         if head.refs.head is None:

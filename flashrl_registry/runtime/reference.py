@@ -72,7 +72,10 @@ def find_flashrl_config(config: str) -> Source | None:
         return found if found.kind == "flashrl" else None
     if path.exists() or not _ON_THE_HUB.fullmatch(config):
         return None
-    return detect(locate(config), "flashrl")
+    found_there = locate(config)
+    if claimed_kind(read_text(found_there)) is not None:
+        return None  # a document of ours, which its reference leads to by commit
+    return detect(found_there, "flashrl")
 
 
 def _imported(found: Source, config: str, registry: Path, inventory: Inventory | None) -> PlanRef:

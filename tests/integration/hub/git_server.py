@@ -82,6 +82,7 @@ class GitHub(Hub):
         plan: What goes wrong.
         private: Repositories that only their owners see.
         proposals: Numbers of pull requests given out.
+        trees: Listings by commit, which never change; git is asked once.
         interrupts: What happens before a request is answered; once each.
     """
 
@@ -90,6 +91,7 @@ class GitHub(Hub):
     private: set[str] = field(default_factory=set)
     proposals: dict[str, int] = field(default_factory=dict)
     interrupts: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    trees: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
     locks: dict[str, threading.Lock] = field(default_factory=dict)
     guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -131,10 +133,13 @@ class GitHub(Hub):
 
     def tree(self, repo: str, commit: str) -> dict[str, tuple[str, int]]:
         """Path to blob and size."""
+        if commit in self.trees:
+            return self.trees[commit]
         found = {}
         for line in self.git(repo, "ls-tree", "-r", "-l", "--full-tree", commit).splitlines():
             facts, _, path = line.partition("\t")
             found[path] = (facts.split()[2], int(facts.split()[3]))
+        self.trees[commit] = found
         return found
 
     def blob(self, repo: str, commit: str, path: str) -> bytes:

@@ -85,7 +85,7 @@ def test_no_such_file_and_no_such_repository(engine: Engine, repo: Path) -> None
 
 
 def test_another_document_on_the_hub_is_not_taken_for_a_config(engine: Engine, repo: Path) -> None:
-    (repo / "plan.yaml").write_text("schema_version: flashrl.plan/v1\n")
+    (repo / "plan.yaml").write_text("somebody: else\n")
     ran = engine("LiyuanLucasLiu/quantized/plan.yaml")
     assert ran.returncode == 1
     assert "a FlashRL config is a map with the key 'configs'" in ran.stderr
