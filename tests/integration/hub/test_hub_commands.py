@@ -1,0 +1,219 @@
+"""The registry's commands against a Hub, as a user runs them: processes, the real client, an empty machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Ran
+from git_server import Account, Fault, GitHub, serve_git
+
+pytestmark = pytest.mark.hub
+
+PROFILES = Path(__file__).parents[3] / "profiles"
+PLAN = PROFILES / "HuggingFaceTB" / "SmolLM2-135M-Instruct" / "int8"
+OTHER = PROFILES / "Qwen" / "Qwen2.5-0.5B-Instruct" / "int8"
+NAME = "team/smol-int8"
+TOKEN = "hf_" + "a" * 34
+User = Callable[..., Ran]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[GitHub]:
+    """A Hub on which ann may write for the team, and bob for himself."""
+    (tmp_path / "hub").mkdir()
+    with serve_git(tmp_path / "hub") as running:
+        running.accounts[TOKEN] = Account("ann", frozenset({"ann", "team"}))
+        running.accounts[TOKEN + "b"] = Account("bob", frozenset({"bob"}))
+        yield running
+
+
+@pytest.fixture
+def user(tmp_path: Path, hub: GitHub) -> User:
+    """Runs a command on a machine of its own; ``machine`` names it."""
+
+    def run(*arguments: object, machine: str = "one", program: str = "registry_main", **environment: str) -> Ran:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "FLASHRL_"))}
+        home = tmp_path / machine
+        home.mkdir(exist_ok=True)
+        environ = {
+            **kept, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1", "FLASHRL_REGISTRY": str(home / "registry"), **environment,
+        }  # fmt: skip
+        code = f"import sys; from flashrl_cli.app import {program}; {program}()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=environ, cwd=home, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert TOKEN not in done.stdout + done.stderr, "a token is printed"
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def ok(ran: Ran) -> Ran:
+    assert ran.code == 0, ran.err + ran.out
+    return ran
+
+
+def test_push_search_pull_lock_and_run_from_the_lock_on_another_machine_offline(
+    tmp_path: Path, hub: GitHub, user: User
+) -> None:
+    assert "would publish" in ok(user("push", PLAN, f"hf://{NAME}@1.0.0", "--dry-run")).out
+    assert not hub.git_dir(NAME).exists(), "a dry run made a repository"
+    assert ok(user("push", PLAN, f"hf://{NAME}@1.0.0")).out.startswith("published ")
+    assert "published already" in ok(user("push", PLAN, f"hf://{NAME}@1.0.0")).out
+    assert hub.log(NAME) == ["Publish v1.0.0", "initial"]
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "1.0.0"))
+    found = ok(
+        user("search", "--scheme", "int8", "--model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--store", "hub", "--json")
+    )
+    assert [plan["ref"] for plan in found.json["plans"]] == [f"{NAME}@1.0.0"]
+
+    digest = ok(user("pull", f"{NAME}@stable", "-o", "plan", "--json", machine="two")).json["digest"]
+    assert (tmp_path / "two" / "plan" / "plan.yaml").read_text() == (PLAN / "plan.yaml").read_text()
+    locked = ok(user("lock", f"{NAME}@stable", "--json", machine="two")).json["entries"]
+    assert locked[0]["plan_digest"] == digest
+    assert locked[0]["source"]["endpoint"] == hub.endpoint
+    assert locked[0]["source"]["commit"] == hub.commit_of(NAME, "v1.0.0")
+    ok(user("lock", "--check", machine="two"))
+
+    asked = len(hub.requests)
+    offline = ok(user("show", "flashrl.lock", "--json", machine="two", HF_HUB_OFFLINE="1")).json
+    assert (offline["digest"], offline["warnings"]) == (digest, [])
+    ok(user("show", "flashrl.lock", machine="two"))
+    assert len(hub.requests) == asked, "what is locked and cached asks nobody"
+
+    lock = (tmp_path / "two" / "flashrl.lock").read_text()
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "flashrl.lock").write_text(lock)
+    missing = user("show", "flashrl.lock", "--json", machine="three", HF_HUB_OFFLINE="1")
+    assert missing.code == 1
+    assert missing.json["error"]["code"] == "store-unavailable"
+    assert "manifest.json" in missing.json["error"]["message"]
+    ok(user("pull", "flashrl.lock", machine="three"))
+    ok(user("show", "flashrl.lock", machine="three", HF_HUB_OFFLINE="1"))
+
+
+def test_a_lock_that_moved_is_noticed_and_still_runs_what_it_locked(user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "1.0.0"))
+    before = ok(user("lock", f"hf://{NAME}@stable", "--json")).json["entries"][0]["plan_digest"]
+    ok(user("push", OTHER, f"hf://{NAME}@2.0.0"))
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "2.0.0", "--from", "1.0.0"))
+    checked = user("lock", "--check", "--json")
+    assert (checked.code, checked.json["ok"]) == (1, False)
+    assert [entry["same"] for entry in checked.json["entries"]] == [False]
+    assert ok(user("show", "flashrl.lock", "--json")).json["digest"] == before
+    ok(user("lock"))
+    ok(user("lock", "--check"))
+    history = ok(user("channel", "history", f"hf://{NAME}", "stable", "--json")).json["events"]
+    assert [(event["by"], event["previous"], event["version"]) for event in history] == [
+        ("ann", None, "1.0.0"),
+        ("ann", "1.0.0", "2.0.0"),
+    ]
+    refused = user("channel", "set", f"hf://{NAME}", "stable", "1.0.0", "--from", "1.0.0", "--json")
+    assert refused.json["error"]["code"] == "conflict"
+
+
+def test_a_hub_out_of_order_is_an_error_unless_stale_is_allowed_and_then_it_says_so(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    digest = ok(user("show", f"hf://{NAME}", "--json")).json["digest"]
+    hub.plan.append(Fault("/refs", "status", times=10**6))
+    for wanted in (f"hf://{NAME}", f"hf://{NAME}@1.0.0"):
+        refused = user("show", wanted, "--json")
+        assert refused.json["error"]["code"] == "store-unavailable"
+        stale = ok(user("show", wanted, "--allow-stale", "--json")).json
+        assert stale["digest"] == digest
+        assert "was not asked" in stale["warnings"][0]
+    spelled = digest.replace(":", "=")
+    assert ok(user("show", f"hf://{NAME}@1.0.0#{spelled}", "--json")).json["warnings"] == []
+
+
+def test_offline_says_what_it_is_based_on(user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("pull", f"hf://{NAME}", machine="two"))
+    ran = ok(user("show", f"hf://{NAME}", machine="two", HF_HUB_OFFLINE="1"))
+    assert "this is what it said on" in ran.err
+    never = user("show", "hf://team/other", machine="two", HF_HUB_OFFLINE="1")
+    assert never.code == 1
+    assert "was never asked for" in never.err
+
+
+def test_deprecation_and_withdrawal_are_shown_on_use(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("push", OTHER, f"hf://{NAME}@1.1.0"))
+    ok(user("deprecate", f"hf://{NAME}@1.1.0", "--reason", "clips the head", "--use", "1.2.0"))
+    assert "deprecated by ann" in ok(user("show", f"hf://{NAME}")).err
+    ok(user("yank", f"hf://{NAME}@1.1.0", "--reason", "wrong logprobs"))
+    assert ok(user("pull", f"hf://{NAME}", "--json")).json["source"]["version"] == "1.0.0"
+    listed = ok(user("versions", f"hf://{NAME}", "--json")).json["versions"]
+    assert [(entry["version"], entry["state"]) for entry in listed] == [("1.0.0", []), ("1.1.0", ["yanked"])]
+    assert "wrong logprobs" in hub.read(NAME, "main", "README.md").decode()
+
+
+def test_readers_propose_and_the_owner_merges(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    bob = {"HF_TOKEN": TOKEN + "b", "machine": "bob"}
+    refused = user("push", OTHER, f"hf://{NAME}@1.1.0", "--json", **bob)
+    assert refused.json["error"]["code"] == "access-denied"
+    assert "--pr" in refused.json["error"]["hint"]
+    proposed = ok(user("push", OTHER, f"hf://{NAME}@1.1.0", "--pr", **bob))
+    assert "proposed" in proposed.out
+    assert ok(user("versions", f"hf://{NAME}", "--json")).json["versions"][-1]["version"] == "1.0.0"
+    digest = ok(user("show", f"hf://{NAME}@refs%2Fpr%2F1", "--json")).json["digest"]
+    hub.git(NAME, "update-ref", "refs/heads/main", hub.refs(NAME, "refs/pr/")["1"])  # the owner merges it
+    assert ok(user("show", f"hf://{NAME}@1.1.0", "--json")).json["digest"] == digest
+    again = ok(user("push", OTHER, f"hf://{NAME}@1.1.0"))
+    assert "published already" in again.out
+    assert "v1.1.0" in hub.refs(NAME, "refs/tags/")
+
+
+def test_a_plan_in_any_repository_is_read_by_revision_and_by_path(hub: GitHub, user: User) -> None:
+    hub.make("team/mixed")
+    head = hub.commit_of("team/mixed", "main")
+    files = {"plans/int8/plan.yaml": (OTHER / "plan.yaml").read_bytes(), "readme.txt": b"ours"}
+    commit = hub.write("team/mixed", "refs/heads/main", head, files, [], title="by hand")
+    for ref in ("team/mixed/plans/int8/plan.yaml", f"hf://team/mixed@{commit}/plans/int8/plan.yaml"):
+        assert ok(user("show", ref, "--json")).json["source"]["commit"] == commit
+    missing = user("show", "hf://team/mixed", "--json")
+    assert missing.json["error"]["code"] == "not-found"
+    wrong = user("show", "hf://team/mixed@nowhere", "--json")
+    assert "main" in wrong.json["error"]["hint"]
+
+
+def test_a_local_plan_is_never_replaced_by_one_of_the_same_name_on_a_hub(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@9.0.0"))
+    ok(user("push", OTHER, f"{NAME}@1.0.0"))
+    asked = len(hub.requests)
+    assert ok(user("show", NAME, "--json")).json["source"] == {"kind": "local", "name": NAME, "version": "1.0.0"}
+    assert user("show", f"{NAME}@9.0.0").code == 1
+    assert len(hub.requests) == asked
+    assert ok(user("show", f"hf://{NAME}", "--json")).json["source"]["version"] == "9.0.0"
+
+
+def test_gc_keeps_what_locks_and_refs_name(tmp_path: Path, hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("lock", f"hf://{NAME}"))
+    ok(user("push", OTHER, f"hf://{NAME}@1.1.0"))
+    ok(user("show", f"hf://{NAME}"))
+    first = ok(user("gc", "--lock", "flashrl.lock", "--dry-run", "--json")).json
+    ok(user("gc", "--lock", "flashrl.lock"))
+    ok(user("show", "flashrl.lock", HF_HUB_OFFLINE="1"))
+    assert ok(user("gc", "--lock", "flashrl.lock", "--json")).json["freed"] == []
+    assert first["dry_run"] is True
+    assert ok(user("gc", "--all", "--json")).json["num_bytes"] > 0
+    assert user("show", "flashrl.lock", HF_HUB_OFFLINE="1").code == 1
+
+
+def test_hub_pages_and_wrong_tokens(hub: GitHub, user: User) -> None:
+    for number in range(5):
+        ok(user("push", OTHER, f"hf://team/plan-{number}@1.0.0"))
+    assert len(ok(user("list", "--store", "hub", "--json")).json["plans"]) == 5
+    assert len(ok(user("list", "--store", "hub", "--author", "team", "--json")).json["plans"]) == 5
+    refused = user("push", OTHER, "hf://team/other@1.0.0", "--json", HF_TOKEN="hf_wrong")
+    assert refused.json["error"]["code"] == "access-denied"
+    assert "hf_wrong" not in json.dumps(refused.json)
