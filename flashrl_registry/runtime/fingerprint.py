@@ -1,10 +1,11 @@
 """Fingerprints of rows: what was sent, to be compared with what is resident, without keeping either.
 
-A row's bytes are read as 64-bit words, each multiplied by an odd constant of its place, and summed modulo 2**64. One
-pass, eight bytes of result per row, and additive over columns: a worker that holds a slice of the columns compares
-its own slice. A single changed bit always changes the sum, for an odd constant is invertible.
+A row's bytes are read as 32-bit words, each multiplied by an odd constant of its place, and summed modulo 2**32, the
+first half of the words and the second apart: one pass, eight bytes of result per row. Slices of the columns are told
+apart, so a worker that holds one compares its own. A single changed bit always changes the sum, for an odd constant
+is invertible. Processors multiply 32-bit words twice as fast as 64-bit ones.
 
-Shape legend: R rows, I columns, C chunks of columns, W words of a chunk.
+Shape legend: R rows, I columns, C chunks of columns, H halves of a chunk (2), W words of a half.
 """
 
 from functools import lru_cache
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed 64-bit number
-_WORD = 8
+_GOLDEN = 0x9E3779B1
+_PAIR = 8
+"""Bytes of a word in each half."""
 _BLOCK_BYTES = 1 << 20
 """Rows that a processor's cache holds; a product of the whole matrix would fault pages."""
 
@@ -30,27 +32,63 @@ def fingerprint(matrix: "torch.Tensor", *, chunks: int = 1, first_chunk: int = 0
     Returns:
         int64, (R, C), on the matrix's device.
     """
+    return _fingerprint(matrix, chunks, first_chunk, extremes=None)
+
+
+def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The same, and whether every element is a finite number, while the rows are in the processor's cache.
+
+    Args:
+        matrix: As for :func:`fingerprint`; integers and float8 are not looked at.
+        chunks: The same.
+
+    Returns:
+        int64, (R, C), and one bool, on the matrix's device.
+    """
     import torch
 
-    bytes_RB = matrix.detach().reshape(matrix.shape[0], -1).contiguous().view(torch.uint8)
+    extremes: list[torch.Tensor] = []
+    rows_RC = _fingerprint(matrix, chunks, 0, extremes=extremes)
+    if not extremes:
+        return rows_RC, torch.ones((), dtype=torch.bool, device=matrix.device)
+    return rows_RC, torch.isfinite(torch.stack(extremes)).all()
+
+
+def _fingerprint(
+    matrix: "torch.Tensor", chunks: int, first_chunk: int, *, extremes: "list[torch.Tensor] | None"
+) -> "torch.Tensor":
+    """Fingerprint every row; minima and maxima of the blocks, which NaN and infinity reach, go to ``extremes``."""
+    import torch
+
+    if matrix.numel() == 0:
+        return torch.zeros(matrix.shape[0], chunks, dtype=torch.int64, device=matrix.device)
+    matrix_RI = matrix.detach().flatten(1) if matrix.dim() > 1 else matrix.detach().unsqueeze(1)
+    matrix_RI = matrix_RI.contiguous()
+    bytes_RB = matrix_RI.view(torch.uint8)
     rows, width = bytes_RB.shape
-    num_words = -(-width // chunks // _WORD)
-    factors_CW = _factors(first_chunk * num_words, chunks, num_words, matrix.device)
-    sums_RC = torch.empty(rows, chunks, dtype=torch.int64, device=matrix.device)
-    step = rows if matrix.device.type != "cpu" else max(1, _BLOCK_BYTES // max(1, width))
-    for start in range(0, rows, max(1, step)):
+    if not matrix.is_floating_point() or matrix.element_size() == 1:
+        extremes = None
+    num_words = -(-width // chunks // _PAIR)
+    factors_CHW = _factors(first_chunk, chunks, num_words, matrix.device)
+    sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device)
+    step = rows if matrix.device.type != "cpu" else max(1, _BLOCK_BYTES // width)
+    for start in range(0, rows, step):
+        if extremes is not None:
+            extremes.extend(torch.aminmax(matrix_RI[start : start + step]))
         chunked = bytes_RB[start : start + step].view(-1, chunks, width // chunks)
-        if (missing := -chunked.shape[2] % _WORD) > 0:
+        if (missing := -chunked.shape[2] % _PAIR) > 0:
             chunked = torch.nn.functional.pad(chunked, (0, missing))
-        words_RCW = chunked.contiguous().view(torch.int64)
-        torch.sum(words_RCW * factors_CW, dim=2, out=sums_RC[start : start + step])
-    return sums_RC
+        words_RCHW = chunked.contiguous().view(torch.int32).unflatten(2, (2, num_words))
+        torch.sum(words_RCHW * factors_CHW, dim=3, dtype=torch.int32, out=sums_RCH[start : start + step])
+    return sums_RCH.view(torch.int64).squeeze(2)
 
 
 @lru_cache(maxsize=256)
-def _factors(first: int, chunks: int, num_words: int, device: "torch.device") -> "torch.Tensor":
-    """Constants of the places, (C, W); as large as one row."""
+def _factors(first_chunk: int, chunks: int, num_words: int, device: "torch.device") -> "torch.Tensor":
+    """Constants of the places, (C, H, W); as large as one row."""
     import torch
 
-    places = torch.arange(first, first + chunks * num_words, dtype=torch.int64, device=device)
-    return ((2 * places + 1) * _GOLDEN).view(chunks, num_words)
+    first = first_chunk * 2 * num_words
+    places = torch.arange(first, first + chunks * 2 * num_words, dtype=torch.int64, device=device)
+    factors = ((2 * places + 1) * _GOLDEN) & 0xFFFFFFFF
+    return (factors - ((factors >> 31) << 32)).to(torch.int32).view(chunks, 2, num_words)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
+from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import PluginNotActiveError
 from flashrl_registry.resolver import open_payload
 from flashrl_registry.runtime._vllm import compat, install_check, rpc
@@ -24,11 +26,14 @@ from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.start_model import ready_made
 from flashrl_registry.runtime.transform import load_vectors
 
+# Each tensor that these yield is memory of its own; streamers reuse theirs.
+_READS_FILES = {"auto", "hf", "safetensors", "pt", "mistral"}
+
 
 class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     """Delegates to the loader that the program asked for and turns its stream into what the plan says.
 
-    Constructed in every worker; proves there that the worker computes the driver's ResolvedPlan.
+    In every worker it proves, before a model is built, that the worker computes the driver's ResolvedPlan.
     """
 
     def __init__(self, load_config: LoadConfig) -> None:
@@ -47,7 +52,15 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         )
         self.inner = get_model_loader(inner)
         self.payload = payload
-        self.resolved, self.sidecar = open_payload(payload, compat.probe_environment())
+
+    @cached_property
+    def opened(self) -> tuple[ResolvedPlan, Path | None]:
+        """The plan and its sidecar, proven.
+
+        At start only: vLLM makes a loader for every ``reload_weights``, too, and that needs neither. So files that
+        are damaged under a running engine change nothing.
+        """
+        return open_payload(self.payload, compat.probe_environment())
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Fetch the checkpoint with the inner loader."""
@@ -57,7 +70,8 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         """First load: put the plan between the inner loader and the model."""
         planned = planned_weights(model)
         if planned is None:
-            planned = PlannedWeights(model, self.resolved, load_vectors(self.sidecar, self.resolved))
+            resolved, sidecar = self.opened
+            planned = PlannedWeights(model, resolved, load_vectors(sidecar, resolved))
             planned.install()
         dummy = self.inner.load_config.load_format == "dummy"
         if self.payload["start_model"] is not None and not dummy:
@@ -68,7 +82,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
     def _start_with(self, planned: PlannedWeights, model_config: ModelConfig) -> ModelConfig:
         """The configuration under which the inner loader reads the checkpoint that the plan names."""
         if self.payload["start_quantized"]:
-            planned.ready_made = ready_made(self.resolved)
+            planned.ready_made = ready_made(self.opened[0])
         logger.info(
             "the engine starts with the weights of %s, %s",
             self.payload["start_model"],
@@ -81,11 +95,13 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> WholeUpdate:
         """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""
-        return WholeUpdate(self.inner.get_all_weights(model_config, model))
+        weights = self.inner.get_all_weights(model_config, model)
+        return WholeUpdate(weights, kept=self.inner.load_config.load_format in _READS_FILES)
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
         check_replica(self.payload, vllm_config)
+        resolved, _ = self.opened
         compat.keep_onednn_scales_alive()
         compat.repack_cpu_experts()
         compat.guard_workers(rpc.Hooks(), rpc.METHODS)
@@ -96,10 +112,10 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         if planned is None:
             raise PluginNotActiveError("the model was loaded without the plan")
         planned.attach(vllm_config, open_gate(Path(self.payload["gate"])))
-        counts = check_formats(model, self.resolved)
+        counts = check_formats(model, resolved)
         logger.info(
             "plan %s runs in this worker: %s",
-            self.resolved.plan_digest,
+            resolved.plan_digest,
             ", ".join(f"{count} layers {name}" for name, count in sorted(counts.items())),
         )
         return model

@@ -2,7 +2,7 @@
 
 import torch
 
-from flashrl_registry.runtime.fingerprint import fingerprint
+from flashrl_registry.runtime.fingerprint import fingerprint_and_check
 
 _SCALE = "_scale"
 
@@ -23,13 +23,18 @@ class Sent:
         """Forget an update that was never completed."""
         self._coming = {}
 
-    def take(self, name: str, value: torch.Tensor) -> None:
-        """Note one tensor that goes to the engine: codes, scales, or as it was sent."""
+    def take(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Note one tensor that goes to the engine: codes, scales, or as it was sent.
+
+        Returns:
+            Whether it is finite in the engine's dtype; one bool on its device, true for codes.
+        """
         if value.is_floating_point() and value.element_size() > 1 and not name.endswith(_SCALE):
             value = value.to(torch.get_default_dtype())  # what the engine's parameter holds
         if value.dim() == 0:
             value = value.reshape(1)
-        self._coming[name] = fingerprint(value, chunks=self.chunks(value))
+        self._coming[name], finite = fingerprint_and_check(value, chunks=self.chunks(value))
+        return finite
 
     def chunks(self, value: torch.Tensor) -> int:
         """Slices of columns that are told apart."""

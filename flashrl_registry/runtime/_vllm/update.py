@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from flashrl_registry.compiler.modules import engine_module
-from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, ResolvedTensor
+from flashrl_registry.documents import ResolvedTensor
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import WeightFault, WeightMismatchError
 from flashrl_registry.runtime.gate import SERVE_HINT
@@ -18,10 +18,16 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class WholeUpdate:
-    """An iterable of tensors that is known to be one whole update."""
+    """An iterable of tensors that is known to be one whole update.
 
-    def __init__(self, weights: NamedTensors) -> None:
+    Args:
+        weights: (name, tensor) pairs.
+        kept: Nobody writes into a tensor after it was yielded, so it need not be copied.
+    """
+
+    def __init__(self, weights: NamedTensors, *, kept: bool = False) -> None:
         self.weights = weights
+        self.kept = kept
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self.weights)
@@ -106,11 +112,11 @@ def incomplete(what: str, missing: Iterable[str], total: int) -> WeightMismatchE
     return WeightMismatchError(f"{what}: {len(names)} of {total} tensors are missing", faults)
 
 
-def telling(tensor: ResolvedTensor, sent: torch.Tensor, outputs: list[tuple[str, torch.Tensor]]) -> torch.Tensor:
-    """The tensor that is not finite where what becomes resident is not; a value may overflow on the way."""
-    if isinstance(tensor.op, QuantizeInt8) and tensor.op.scales == "frozen":
-        return sent  # frozen scales say nothing of the weights
-    last = outputs[-1][1]
-    if isinstance(tensor.op, QuantizeInt8 | QuantizeFp8):
-        return last  # scales are infinite or NaN where any weight under them is
-    return last.to(torch.get_default_dtype()) if last.is_floating_point() else last
+def check_finite(name: str, finite: torch.Tensor) -> None:
+    """Refuse a tensor of which ``finite`` is false.
+
+    Raises:
+        WeightMismatchError: A value is NaN or infinite in what becomes resident; it may overflow on the way.
+    """
+    if not bool(finite):
+        raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")

@@ -32,9 +32,9 @@ from flashrl_registry.runtime._vllm.update import (
     State,
     Update,
     WholeUpdate,
+    check_finite,
     incomplete,
     refused,
-    telling,
 )
 from flashrl_registry.runtime.arrivals import unfused
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate
@@ -121,7 +121,7 @@ class PlannedWeights:
                 return set()
             update = self._begin()
             try:
-                loaded = self._take(update, rest)
+                loaded = self._take(update, rest, clone=not (isinstance(weights, WholeUpdate) and weights.kept))
                 if whole and not update.partial:
                     update.check_complete("the update ended before it was complete", self.tensors)
             except BaseException as exc:
@@ -265,10 +265,10 @@ class PlannedWeights:
         self.update = None
         self._quarantine(failed)
 
-    def _take(self, update: Update, weights: NamedTensors) -> set[str] | None:
+    def _take(self, update: Update, weights: NamedTensors, *, clone: bool) -> set[str] | None:
         if update.staged is None:
-            return self._original(self._planned(update, weights, clone=True))
-        update.staged.extend(self._planned(update, weights, clone=True))
+            return self._original(self._planned(update, weights, clone=clone))
+        update.staged.extend(self._planned(update, weights, clone=clone))
         return set()
 
     def _planned(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
@@ -299,18 +299,24 @@ class PlannedWeights:
         moved = value.to(self._device, non_blocking=True)
         vectors = self._vectors_on(moved.device)
         outputs = list(transform(tensor, moved, vectors, clone=clone and moved is value))
-        if not bool(all_finite(telling(tensor, moved, outputs))):
-            raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")
         if isinstance(tensor.op, QuantizeInt8):
+            if tensor.op.scales == "frozen":
+                check_finite(name, all_finite(moved))  # frozen scales say nothing of the weights
             (_, codes), (_, scale) = outputs
             update.pruning.see(name, codes)
             self._telemetry.observe(name, codes, scale, vectors, frozen=tensor.op.scales == "frozen")
         if update.pruning.concerns_norm(name):
+            check_finite(name, all_finite(outputs[0][1]))
             update.pruning.hold(name, outputs[0][1])
             outputs = []
-        for output in (*outputs, *update.pruning.ready()):
+        # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
+        finite = [self.sent.take(*output) for output in outputs]
+        if finite:
+            check_finite(name, finite[-1])
+        for output in update.pruning.ready():
             self.sent.take(*output)
-            yield output
+            outputs.append(output)
+        yield from outputs
 
     def _vectors_on(self, device: torch.device) -> Vectors:
         key = str(device)

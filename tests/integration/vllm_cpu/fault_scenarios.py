@@ -235,7 +235,8 @@ def plan_damaged(sender: Sender) -> None:
     for file in [*sender.plan.glob("plan.*"), *sender.plan.glob("*.safetensors")]:
         file.chmod(0o644)
         file.write_bytes(b"damaged" + file.read_bytes()[7:])
-    sender.one_by_one(sender.tensors.items())
+    sender.one_by_one(sender.held.items())
+    sender.rpc("reload_weights", weights_path=sender.folder)
 
 
 def engines_own_memory(sender: Sender) -> None:

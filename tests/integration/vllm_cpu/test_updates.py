@@ -50,7 +50,7 @@ def test_real_model_with_profile_updates_equal_a_fresh_engine(run_scenario, pair
     for route in ("folder", "one_by_one"):
         assert same(updated.result[route], fresh.result), f"{route} differs from a fresh engine"
         assert proven(updated.result[route], 272)
-        assert updated.result[route]["status"]["last_update"]["codes_changed"] > 0.5
+        assert updated.result[route]["status"]["last_update"]["codes_changed"] > 0.4
         assert same(updated.result[f"{route}_back"], start), f"{route} does not restore the first weights"
     assert start["tokens"] != fresh.result["tokens"], "the update must be visible, or the test shows nothing"
     assert start["resident"] != fresh.result["resident"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flashrl_registry.runtime.fingerprint import fingerprint
+from flashrl_registry.runtime.fingerprint import fingerprint, fingerprint_and_check
 
 
 def codes(columns: int = 24, rows: int = 5) -> torch.Tensor:
@@ -47,3 +47,21 @@ def test_a_matrix_of_several_blocks_is_the_sum_of_its_rows(shape: tuple[int, int
     whole = fingerprint(value)
     for row in (0, 1, shape[0] // 2, shape[0] - 1):
         assert torch.equal(fingerprint(value[row : row + 1])[0], whole[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_the_check_on_the_way_sees_one_bad_element_in_any_block(dtype: torch.dtype, poison: float) -> None:
+    value = torch.randn(4000, 300, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows, finite = fingerprint_and_check(value)
+    assert finite
+    assert torch.equal(rows, fingerprint(value))
+    for place in ((0, 0), (1999, 150), (3999, 299)):
+        bad = value.clone()
+        bad[place] = poison
+        assert not fingerprint_and_check(bad)[1]
+
+
+def test_codes_and_empty_tensors_pass_the_check() -> None:
+    for value in (codes(), codes().float().to(torch.float8_e4m3fn), torch.ones(0, 4), torch.ones(3, 0)):
+        assert fingerprint_and_check(value)[1]
