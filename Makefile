@@ -60,6 +60,8 @@ bench: $(VENV)/.ready  ## what has a time limit; and the profiler beside FlashRL
 	$(BIN)/python bench/validate_profiles.py
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python bench/profile_vs_flashrl.py --pair $(CACHE)/demo/pair
+	$(BIN)/python bench/updates_vs_vllm.py --pair $(CACHE)/demo/pair
+	$(BIN)/python bench/overhead.py --pair $(CACHE)/demo/pair
 
 profiles: $(VENV)/.ready  ## rewrite the curated plans from the public model configs
 	$(BIN)/python tools/profiles/generate.py
