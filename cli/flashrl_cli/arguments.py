@@ -54,6 +54,8 @@ def open_chain(*, allow_stale: bool = False) -> "Chain":
 
 def open_store(address: str) -> "Store":
     """One store, by the word or the address that ``--store`` takes."""
+    if address == "local":
+        return local_store()
     from flashrl_registry.registry.chain import store_at
 
     return store_at(address, os.environ)

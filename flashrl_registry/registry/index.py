@@ -5,8 +5,9 @@ was made from has the same size and time. Without a writable folder everything w
 """
 
 import json
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,44 +17,56 @@ from flashrl_registry.documents import History, read_document
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.registry.bundle import PLAN_JSON
-from flashrl_registry.registry.standing import Standing, standing_of
+from flashrl_registry.registry.folders import entries
+from flashrl_registry.registry.ref import is_name, is_version
+from flashrl_registry.registry.standing import Standing, in_order, standing_of
 from flashrl_registry.registry.store import Listed
 from flashrl_registry.registry.version import MANIFEST_JSON, read_manifest
 
+HISTORY_JSON = "history.json"
+
+_NOTHING_SAID = Standing()
 _LAYOUT = 1  # of the table; another one is made anew
 _READ = "SELECT version, stamp, model, architecture, schemes, vllm, digest, published_at FROM plans WHERE name = ?"
 _WRITE = "INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?)"
 
 
-def indexed(
-    root: Path, file_name: str, names: Iterable[str], versions_of: Callable[[str], list[str]]
-) -> Iterator[Listed | FlashRLError]:
-    """Lines for every version of every name, or the error that reading it gives.
+def indexed(root: Path, file_name: str) -> Iterator[Listed | FlashRLError]:
+    """Lines for every version of every name in their order, or the error that reading one gives.
 
     Args:
         root: The registry's folder.
         file_name: The index in it.
-        names: Names in their order.
-        versions_of: A name's versions in their order.
     """
     with closing(_open(root / file_name)) as rows:
-        for name in names:
-            versions = versions_of(name)
-            known = {row[0]: row[1:] for row in rows.execute(_READ, (name,))}
-            try:
-                standing = _standing(root / name, name)
-            except FlashRLError as exc:
-                yield exc
-                standing = Standing()
-            for version in versions:
-                line = _line(rows, root / name / version, name, version, known.get(version))
-                yield replace(line, state=standing.state(version)) if isinstance(line, Listed) else line
-            for gone in known.keys() - set(versions):
-                rows.execute("DELETE FROM plans WHERE name = ? AND version = ?", (name, gone))
+        for namespace in entries(root):
+            for folder in entries(namespace):
+                if is_name(name := f"{namespace.name}/{folder.name}"):
+                    yield from _lines(rows, folder, name)
         try:
             rows.commit()
         except sqlite3.Error:  # another process holds the index, or the folder is read-only: the next listing tries
             rows.rollback()
+
+
+def _lines(rows: sqlite3.Connection, folder: Path, name: str) -> Iterator[Listed | FlashRLError]:
+    """One look into the name's folder, one at the index, one at each manifest's time."""
+    with os.scandir(folder) as found:
+        inside = {entry.name for entry in found}
+    versions = in_order([entry for entry in inside if is_version(entry)])
+    known = {row[0]: row[1:] for row in rows.execute(_READ, (name,))}
+    standing = _NOTHING_SAID
+    if HISTORY_JSON in inside:
+        try:
+            standing = _standing(folder / HISTORY_JSON, name)
+        except FlashRLError as exc:
+            yield exc
+    for version in versions:
+        line = _line(rows, folder / version, name, version, known.get(version))
+        said = "" if standing is _NOTHING_SAID else standing.state(version)
+        yield replace(line, state=said) if said and isinstance(line, Listed) else line
+    for gone in known.keys() - set(versions):
+        rows.execute("DELETE FROM plans WHERE name = ? AND version = ?", (name, gone))
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -86,7 +99,7 @@ def _line(
     rows: sqlite3.Connection, folder: Path, name: str, version: str, known: tuple[Any, ...] | None
 ) -> Listed | FlashRLError:
     try:
-        facts = (folder / MANIFEST_JSON).stat()
+        facts = os.stat(f"{folder}/{MANIFEST_JSON}")  # noqa: PTH116 - ten thousand times
         stamp = f"{facts.st_mtime_ns} {facts.st_size}"
     except OSError:
         stamp = ""
@@ -121,9 +134,6 @@ def facts_of(plan: dict[str, Any]) -> tuple[str, str]:
     return str(plan["base_model"]["architecture"]), str(plan["engine"]["vllm"])
 
 
-def _standing(folder: Path, name: str) -> Standing:
-    file = folder / "history.json"
-    if not file.exists():
-        return Standing()
+def _standing(file: Path, name: str) -> Standing:
     history = read_document(file, History)
     return standing_of(history) if history.name == name else Standing()

@@ -16,13 +16,12 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from platformdirs import user_data_path
 
 from flashrl_registry.documents import History, Plan, read_document
 from flashrl_registry.documents.history import Event
@@ -39,28 +38,18 @@ from flashrl_registry.errors import (
 from flashrl_registry.registry.bundle import PlanBundle, read_bundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import check_new_name, entries, version_folder
-from flashrl_registry.registry.index import indexed
 from flashrl_registry.registry.ref import NamedRef, is_name, is_version
+from flashrl_registry.registry.root import REGISTRY_VARIABLE, default_registry_root
 from flashrl_registry.registry.standing import in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.version import check_files, read_manifest, sync_folder, write_version
 
-REGISTRY_VARIABLE = "FLASHRL_REGISTRY"
+__all__ = ["REGISTRY_VARIABLE", "LocalStore", "default_registry_root"]
 
 HISTORY_JSON = "history.json"
 
 _STAGING, _LOCK, _INDEX = ".staging", ".lock", ".index.sqlite"
 _LOCK_SECONDS = 60.0
-
-
-def default_registry_root(environ: Mapping[str, str]) -> Path:
-    """Folder of the local registry: ``FLASHRL_REGISTRY``, or the user's data folder.
-
-    Args:
-        environ: Environment variables, as the program's edge read them.
-    """
-    given = environ.get(REGISTRY_VARIABLE, "").strip()
-    return Path(given).expanduser() if given else user_data_path("flashrl-registry", appauthor=False)
 
 
 class LocalStore:
@@ -204,7 +193,10 @@ class LocalStore:
         What was read once is kept in an index, so that ten thousand plans are listed in a second; :meth:`get` and
         ``verify`` check the bytes.
         """
-        yield from indexed(self.root, _INDEX, self.names(), self.versions)
+        if self.root.is_dir():
+            from flashrl_registry.registry.index import indexed
+
+            yield from indexed(self.root, _INDEX)
 
     def scan(self) -> tuple[builtins.list[Published], builtins.list[FlashRLError]]:
         """Every published version by name and version, and what is wrong with those that cannot be read.

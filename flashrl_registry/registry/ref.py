@@ -21,6 +21,7 @@ _IN_HUB = re.compile(
 _YAML = re.compile(r".*\.ya?ml")
 _DIGEST = re.compile(r"sha256[:=][0-9a-f]{64}")
 _HF = "hf://"
+_NAME, _VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 FORMS = (
     "a path to a plan folder or file (./plans/mine, plans/mine/plan.yaml)",
     "namespace/name[@version][#sha256=<64 hex digits>]",
@@ -100,12 +101,12 @@ PlanRef = PresetRef | PathRef | NamedRef | HubFileRef
 
 def is_name(text: str) -> bool:
     """``namespace/name``, as plans are published under."""
-    return re.fullmatch(NAME_PATTERN, text) is not None
+    return _NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
     """A semantic version, as versions of plans are."""
-    return re.fullmatch(VERSION_PATTERN, text) is not None
+    return _VERSION.fullmatch(text) is not None
 
 
 def is_channel(text: str) -> bool:

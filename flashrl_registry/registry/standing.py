@@ -76,7 +76,7 @@ def standing_of(history: History) -> Standing:
 
 def in_order(versions: Sequence[str]) -> list[str]:
     """Versions, lowest first."""
-    return sorted(versions, key=Version)
+    return sorted(versions, key=Version) if len(versions) > 1 else list(versions)
 
 
 def highest(versions: Sequence[str], standing: Standing) -> str | None:

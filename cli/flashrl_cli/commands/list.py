@@ -1,5 +1,6 @@
 """``flashrl-registry list``: what a store holds."""
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,11 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List the published plans of the local registry, or of another store."""
+    from flashrl_registry.registry.root import default_registry_root, is_empty
+
+    if store in {None, "local"} and author is None and is_empty(root := default_registry_root(os.environ)):
+        print_listed([], {"registry": root}, f"nothing is published in {root}", as_json=as_json)
+        return
     opened = open_store(store or "local")
     if author is not None and opened.kind != "hub":
         raise typer.BadParameter("only a Hub has authors", param_hint="--author")

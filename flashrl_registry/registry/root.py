@@ -1,0 +1,30 @@
+"""Where the local registry is, and whether anything is in it: known without reading a document."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+REGISTRY_VARIABLE = "FLASHRL_REGISTRY"
+
+
+def default_registry_root(environ: Mapping[str, str]) -> Path:
+    """Folder of the local registry: ``FLASHRL_REGISTRY``, or the user's data folder.
+
+    Args:
+        environ: Environment variables, as the program's edge read them.
+    """
+    given = environ.get(REGISTRY_VARIABLE, "").strip()
+    return Path(given).expanduser() if given else user_data_path("flashrl-registry", appauthor=False)
+
+
+def is_empty(root: Path) -> bool:
+    """Whether nothing was ever published there; a folder that cannot be read is not empty."""
+    try:
+        with os.scandir(root) as found:
+            return all(entry.name.startswith(".") for entry in found)
+    except FileNotFoundError:
+        return True
+    except OSError:  # the store itself says what is wrong
+        return False
