@@ -58,6 +58,8 @@ schemas: $(VENV)/.ready  ## rewrite schemas/ from the models
 bench: $(VENV)/.ready  ## what has a time limit; and the profiler beside FlashRL's own, on the demo's pair
 	$(BIN)/python bench/compile_235b.py
 	$(BIN)/python bench/validate_profiles.py
+	$(BIN)/python bench/registry_10k.py
+	$(BIN)/python bench/kill_publish.py
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python bench/profile_vs_flashrl.py --pair $(CACHE)/demo/pair
 	$(BIN)/python bench/updates_vs_vllm.py --pair $(CACHE)/demo/pair

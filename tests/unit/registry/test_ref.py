@@ -1,11 +1,12 @@
 """References: every form is understood, and nothing else is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flashrl_registry.errors import InvalidRefError
-from flashrl_registry.registry import NamedRef, PathRef, PresetRef, parse_ref
+from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PresetRef, parse_ref
 
 DIGEST = "a" * 64
 
@@ -52,3 +53,30 @@ def test_what_is_both_a_path_and_a_registry_name_is_refused(tmp_path: Path, monk
 def test_a_pin_without_a_digest_is_refused() -> None:
     with pytest.raises(InvalidRefError, match="not a digest"):
         parse_ref("./plan#")
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("team/plan@stable", NamedRef("team/plan", "stable")),
+        ("team/plan@1.0.0:int8", NamedRef("team/plan", "1.0.0", None, "int8")),
+        ("Qwen/Qwen3-8B:int8", NamedRef("Qwen/Qwen3-8B", None, None, "int8")),
+        ("hf://team/plan", NamedRef("team/plan", store="hub")),
+        ("hf://team/plan@refs%2Fpr%2F3", NamedRef("team/plan", "refs/pr/3", store="hub")),
+        (f"hf://team/plan@v1#sha256={DIGEST}", NamedRef("team/plan", "v1", f"sha256:{DIGEST}", store="hub")),
+        ("team/repo/configs/plan.yaml", HubFileRef("team/repo", "configs/plan.yaml")),
+        ("hf://team/repo@v1/configs/plan.yaml", HubFileRef("team/repo", "configs/plan.yaml", "v1")),
+    ],
+)
+def test_forms_of_stores(text: str, ref: object) -> None:
+    assert parse_ref(text) == ref
+    if isinstance(ref, NamedRef):
+        assert parse_ref(str(ref)) == replace(ref, digest=None)
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://team", "hf://team/..", "hf://a/b/c", "team/plan@../x", "team/plan@a..b", "hf://a/b@%00"]
+)
+def test_what_could_leave_a_repository_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRefError):
+        parse_ref(text)
