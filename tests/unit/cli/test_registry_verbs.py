@@ -1,0 +1,112 @@
+"""The registry's verbs on the local registry, without a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashrl_registry.registry import PlanBundle
+
+Command = Callable[..., Any]
+NAME = "team/toy"
+
+
+@pytest.fixture
+def published(cli: Command, bundle: PlanBundle, other_bundle: PlanBundle) -> Command:
+    """Two versions; stable is at the first."""
+    assert cli("push", bundle.origin, f"{NAME}@1.0.0").code == 0
+    assert cli("push", other_bundle.origin, f"{NAME}@2.0.0").code == 0
+    assert cli("channel", "set", NAME, "stable", "1.0.0").code == 0
+    return cli
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(published: Command, bundle: PlanBundle) -> None:
+    new = published("push", bundle.origin, f"{NAME}@1.5.0", "--dry-run", "--json").json
+    assert (new["state"], new["base"]) == ("new", "2.0.0")
+    assert new["changes"]
+    assert published("push", bundle.origin, f"{NAME}@1.0.0", "--dry-run", "--json").json["state"] == "same"
+    taken = published("push", bundle.origin, f"{NAME}@2.0.0", "--dry-run", "--json")
+    assert (taken.code, taken.json["state"]) == (1, "taken")
+    assert [v["version"] for v in published("versions", NAME, "--json").json["versions"]] == ["1.0.0", "2.0.0"]
+
+
+def test_channels_are_listed_moved_and_remembered(published: Command) -> None:
+    assert published("channel", "list", NAME, "--json").json["channels"] == {"stable": "1.0.0"}
+    assert published("channel", "set", NAME, "stable", "2.0.0", "--from", "2.0.0").code == 1
+    assert (
+        published("channel", "set", NAME, "stable", "2.0.0", "--from", "1.0.0").out
+        == f"{NAME}@stable: 1.0.0 -> 2.0.0\n"
+    )
+    assert len(published("channel", "history", NAME, "--json").json["events"]) == 2
+    assert published("channel", "set", NAME, "stable").code == 2
+
+
+def test_search_finds_by_what_a_plan_is_for(published: Command) -> None:
+    def found(*arguments: str) -> list[str]:
+        return [plan["ref"] for plan in published("search", *arguments, "--store", "local", "--json").json["plans"]]
+
+    both = [f"{NAME}@1.0.0", f"{NAME}@2.0.0"]
+    assert found() == both
+    assert found("--scheme", "int8") == both[:1]
+    assert found("toy", "--arch", "llamaforcausallm", "--vllm", "0.32.0") == both
+    assert found("--vllm", "0.1.0") == found("--model", "other/model") == []
+    assert published("search", "--vllm", "new").code == 1
+
+
+def test_a_bundled_plan_has_a_short_name(cli: Command) -> None:
+    ran = cli("show", "Qwen/Qwen2.5-0.5B-Instruct:int8", "--json")
+    assert ran.json["source"] == {"kind": "bundled", "name": "Qwen/Qwen2.5-0.5B-Instruct/int8"}
+    typo = cli("show", "Qwen/Qwen2.5-0.5B-Instruct:int9", "--json")
+    assert "did you mean 'int8'" in typo.json["error"]["message"]
+    assert "none of them is named" in cli("show", "Qwen/Qwen2.5-0.5B-Instruct").err
+
+
+def test_lock_and_check_notice_what_moved(published: Command, tmp_path: Path) -> None:
+    lock = tmp_path / "job" / "flashrl.lock"
+    lock.parent.mkdir()
+    assert published("lock", f"{NAME}@stable", "Qwen/Qwen2.5-0.5B-Instruct:int8", "-o", lock).code == 0
+    assert published("lock", "--check", "-o", lock).code == 0
+    before = published("show", f"{lock}#{NAME}@stable", "--json").json["digest"]
+    published("channel", "set", NAME, "stable", "2.0.0")
+    checked = published("lock", "--check", "-o", lock, "--json")
+    assert checked.code == 1
+    assert [entry["same"] for entry in checked.json["entries"]] == [True, False]
+    assert published("show", f"{lock}#{NAME}@stable", "--json").json["digest"] == before
+    assert published("lock", "-o", lock).code == 0
+    assert published("lock", "--check", "-o", lock).code == 0
+    assert published("lock", "int8", "-o", lock).code == 1, "a scheme name means another plan for every model"
+
+
+def test_withdrawn_is_skipped_shown_and_taken_back(published: Command) -> None:
+    assert published("yank", f"{NAME}@1.0.0", "--reason", "x").code == 1, "stable points at it"
+    assert published("yank", f"{NAME}@2.0.0", "--reason", "wrong logprobs", "--use", "1.0.0").code == 0
+    assert published("show", NAME, "--json").json["source"]["version"] == "1.0.0"
+    exact = published("show", f"{NAME}@2.0.0")
+    assert "wrong logprobs; use 1.0.0" in exact.err
+    assert [plan["state"] for plan in published("list", "--json").json["plans"]] == ["stable", "yanked"]
+    assert published("restore", f"{NAME}@2.0.0", "--reason", "it was the driver").code == 0
+    assert published("show", NAME).err == ""
+
+
+def test_verify_hashes_everything_again(published: Command, registry: Path) -> None:
+    assert published("verify", "--json").json["sound"] == 2
+    file = registry / NAME / "2.0.0" / "plan.yaml"
+    file.chmod(0o644)
+    file.write_text(file.read_text() + "# changed\n")
+    ran = published("verify", "--json")
+    assert (ran.code, ran.json["sound"], ran.json["damaged"][0]["code"]) == (1, 1, "integrity")
+
+
+def test_a_shared_store_has_the_same_verbs(cli: Command, bundle: PlanBundle, tmp_path: Path, monkeypatch: Any) -> None:
+    shared = f"file://{tmp_path}/shared"
+    assert cli("push", bundle.origin, f"{NAME}@1.0.0", "--store", shared).code == 0
+    assert cli("channel", "set", NAME, "stable", "1.0.0", "--store", shared).code == 0
+    monkeypatch.setenv("FLASHRL_STORES", shared)
+    shown = cli("show", f"{NAME}@stable", "--json").json
+    assert shown["source"] == {"kind": "url", "url": shared, "name": NAME, "version": "1.0.0"}
+    assert cli("verify", "--store", shared).code == 0
+    assert cli("lock", f"{NAME}@stable", "-o", tmp_path / "a.lock").code == 0
+    monkeypatch.delenv("FLASHRL_STORES")
+    assert cli("show", tmp_path / "a.lock").code == 0, "a lock names the store"
+    assert cli("list", "--store", "nowhere").code == 1
