@@ -15,6 +15,7 @@ from flashrl_registry.registry import (
     HubFileRef,
     NamedRef,
     PathRef,
+    PlanBundle,
     PlanRef,
     PlanSource,
     PresetRef,
@@ -107,20 +108,29 @@ def pin_reference(ref: str, store: PlanSource) -> str:
         return str(parsed)
     if (opened := open_hybrid(parsed)) is not None:
         return _pin_hybrid(opened, store)
-    pinned = pin(parsed, store)
+    pinned, _ = pin(parsed, store)
     place = pinned.path.resolve() if isinstance(pinned, PathRef) else pinned
     assert pinned.digest is not None  # pin() put it there
     return f"{place}#{_spelled(pinned.digest)}"
 
 
-def pin(ref: PathRef | NamedRef | HubFileRef, store: PlanSource) -> PathRef | NamedRef | HubFileRef:
+def pin(
+    ref: PathRef | NamedRef | HubFileRef, store: PlanSource
+) -> tuple[PathRef | NamedRef | HubFileRef, tuple[str, ...]]:
     """The same plan under a reference that does not move: an exact version or commit, and its digest.
+
+    Returns:
+        The reference, and what whoever uses the plan should read.
 
     Raises:
         RegistryError: The plan is not there, or its bytes differ from their digests.
         DocumentError: It is malformed.
     """
     bundle = open_bundle(ref, store)
+    return _exact(ref, bundle), bundle.warnings
+
+
+def _exact(ref: PathRef | NamedRef | HubFileRef, bundle: PlanBundle) -> PathRef | NamedRef | HubFileRef:
     source, digest = bundle.source, bundle.plan.digest
     if isinstance(ref, HubFileRef) and isinstance(source, HubSource):
         return replace(ref, revision=source.commit, digest=digest)

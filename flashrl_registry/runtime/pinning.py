@@ -58,7 +58,9 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
         return ref
     if (known := _from_parent(config, environ)) is not None:
         return known
-    pinned = pinned_ref(ref, open_chain(environ))
+    pinned, warnings = pinned_ref(ref, open_chain(environ))
+    for warning in warnings:
+        logger.warning("%s", warning)
     assert pinned.digest is not None  # pin() put it there
     text = f"{pinned}#{pinned.digest.replace(':', '=')}"
     environ[PINNED] = config + _ARROW + text

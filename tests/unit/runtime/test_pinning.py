@@ -6,7 +6,7 @@ import pytest
 
 from flashrl_registry.errors import InvalidRefError
 from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, parse_ref
-from flashrl_registry.registry.channels import move_channel
+from flashrl_registry.registry.channels import announce, move_channel
 from flashrl_registry.runtime.pinning import PINNED, pin_for_children
 
 CONFIG = "team/toy@stable"
@@ -28,6 +28,15 @@ def test_a_child_runs_what_its_parent_resolved_though_the_channel_moved(store: L
     assert pinned == NamedRef("team/toy", "1.0.0", bundle.plan.digest)
     move_channel(store, "team/toy", "stable", "2.0.0")
     assert pin_for_children(CONFIG, parse_ref(CONFIG), dict(environ)) == pinned
+
+
+def test_what_was_said_against_a_version_is_logged_at_the_start(
+    store: LocalStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashrl_registry.runtime.pinning.logger.propagate", True)
+    announce(store, "team/toy", "1.0.0", "deprecate", reason="clips the head", replacement="2.0.0")
+    pin_for_children(CONFIG, parse_ref(CONFIG), {"FLASHRL_REGISTRY": str(store.root)})
+    assert "clips the head; use 2.0.0" in caplog.text
 
 
 def test_another_config_or_a_new_job_resolves_anew(store: LocalStore, other_bundle: PlanBundle) -> None:
