@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrl_registry.checkpoints.headers import inventory_from, parse_json, read_checkpoint, read_entry
+from flashrl_registry.checkpoints.quiet import quiet_hub
 from flashrl_registry.documents import Inventory, TensorSpec
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import (
@@ -84,7 +85,7 @@ def read_remote_checkpoint(
 
     api = HfApi(endpoint=endpoint)
     what = f"{repo_id}@{revision}" if revision else repo_id
-    with _typed(what, api.endpoint), _quiet():
+    with _typed(what, api.endpoint), quiet_hub():
         commit = api.model_info(repo_id, revision=revision).sha
         if commit is None:
             raise CheckpointError(f"{what}: {api.endpoint} names no commit")
@@ -150,17 +151,3 @@ def _unreachable(what: str, endpoint: str, exc: Exception, context: dict[str, st
     why = f"answers {response.status_code}" if response is not None else f"cannot be reached: {exc}"
     hint = "try again, or download the model and give its folder"
     return CheckpointUnreachableError(f"{what}: {endpoint} {why}", hint=hint, context=context)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars: headers take seconds, and standard error belongs to the command."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()

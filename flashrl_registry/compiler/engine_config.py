@@ -8,6 +8,7 @@ from flashrl_registry.compiler.modules import is_embedding_weight, module_of
 from flashrl_registry.documents import (
     EngineFp8,
     Keep,
+    Plan,
     QuantizeFp8,
     QuantizeInt8,
     ResolvedTensor,
@@ -73,6 +74,13 @@ def compressed_tensors_config(tensors: Sequence[ResolvedTensor]) -> dict[str, ob
         "config_groups": groups,
         "ignore": unquantized_linears(tensors),
     }
+
+
+def float8_experts(plan: Plan) -> list[str]:
+    """Families of experts that get float8 codes, ours or vLLM's own."""
+    return [
+        family.names for family in plan.tensors if family.treatment.startswith("fp8") and ".experts." in family.names
+    ]
 
 
 def unquantized_linears(tensors: Sequence[ResolvedTensor]) -> list[str]:

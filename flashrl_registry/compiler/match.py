@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from flashrl_registry.compiler.modules import module_of
 from flashrl_registry.documents import Rule, TensorSpec
+from flashrl_registry.documents.expressions import compile_expression
 from flashrl_registry.documents.names import expand, factor, join_indices, split_indices
 from flashrl_registry.errors import Diagnostic
 
@@ -37,12 +38,7 @@ def matcher(target: str) -> Matcher:
 
 def _regex_matcher(target: str) -> Matcher:
     """Rules are other people's files, and a backtracking expression can run for ever: all names share one budget."""
-    import regex  # here, because only rules with such a target need it
-
-    try:
-        pattern = regex.compile(target[3:])
-    except regex.error as exc:
-        raise ValueError(f"{target!r} is not a regular expression: {exc}") from exc
+    pattern = compile_expression(target)
     left = _REGEX_SECONDS
 
     def test(name: str) -> bool:

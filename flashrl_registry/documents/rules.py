@@ -1,12 +1,12 @@
 """Rules: what a person writes. ``compile`` turns them into a Plan."""
 
-import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from flashrl_registry.documents._base import Document, Frozen
+from flashrl_registry.documents.expressions import compile_expression
 from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.quantization import QuantArgs, SchemeName, scheme_of
 
@@ -23,17 +23,14 @@ def _check_range(text: str) -> str:
 
 def _check_target(target: str) -> str:
     if target.startswith("re:"):
-        try:
-            re.compile(target[3:])
-        except (re.error, RecursionError, OverflowError) as exc:
-            raise ValueError(f"'{target}' is not a regular expression: {exc}") from exc
+        compile_expression(target)
     elif "{" in target:
         family_size(target)
     return target
 
 
 VersionRange = Annotated[str, Field(pattern=r"^[0-9A-Za-z.,<>=!~ *+]{1,128}$"), AfterValidator(_check_range)]
-Target = Annotated[str, Field(min_length=1), AfterValidator(_check_target)]
+Target = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_target)]
 """A name, family, glob or regular expression; see ``Rule.targets``."""
 SUPPORTED_VLLM = ">=0.25.1,<0.34"
 

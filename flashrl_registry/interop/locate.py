@@ -1,10 +1,10 @@
 """FlashRL's rule for where a file is: a local path, or ``owner/repo/path/in/repo`` on the Hugging Face Hub."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from flashrl_registry.checkpoints.quiet import quiet_hub
 from flashrl_registry.errors import InteropError, StoreUnavailableError
 
 Fetch = Callable[[str, str], Path]
@@ -54,7 +54,7 @@ def _from_hub(repo: str, file: str) -> Path:
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
-        with _quiet():
+        with quiet_hub(retries=False):
             path = Path(hf_hub_download(repo_id=repo, filename=file))
             # The client answers from its cache when the Hub fails, and does not say so; what main is now does.
             head = None if is_offline_mode() else HfApi().model_info(repo).sha
@@ -71,19 +71,3 @@ def _from_hub(repo: str, file: str) -> Path:
             context={"repo": repo, "file": file},
         ) from exc
     return path
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no line per retry: the error says it once."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
-
-    shown, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
-    disable_progress_bars()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            enable_progress_bars()

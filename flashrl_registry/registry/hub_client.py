@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from flashrl_registry.checkpoints.quiet import quiet_hub
 from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.errors import (
     AccessDeniedError,
@@ -213,7 +214,7 @@ class HubClient:
             CommitOperationAdd(path, str(data) if isinstance(data, Path) else data) for path, data in add.items()
         ]
         operations += [CommitOperationDelete(path) for path in delete]
-        with self._typed(repo), _quiet():
+        with self._typed(repo), quiet_hub():
             info = self._api.create_commit(
                 repo, operations, commit_message=title, parent_commit=parent, create_pr=propose or None
             )
@@ -248,7 +249,7 @@ class HubClient:
         """A call that changes nothing, repeated while the Hub is out of order."""
         for wait in self.waits(_TRIES):
             try:
-                with self._typed(what), _quiet():
+                with self._typed(what), quiet_hub():
                     return call()
             except StoreUnavailableError as exc:
                 if wait is None or self.offline or exc.context.get("status") not in _RETRIED | {None}:
@@ -358,17 +359,3 @@ def _offline(what: str, where: dict[str, str]) -> StoreUnavailableError:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars for files of a few kilobytes: standard error belongs to the command."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrl_registry.compiler.dialect import dialect_of
+from flashrl_registry.compiler.engine_config import float8_experts
 from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
 from flashrl_registry.registry import PresetRef, open_chain
@@ -188,11 +189,7 @@ def _check_experts(args: Any, resolution: Resolution) -> None:
     Seen: 0.25.1 on an H100, an illegal memory access in the first forward after an update. Eager engines are
     bit-equal to fresh ones, and so are int8 experts under CUDA graphs. Goes when vLLM keeps the buffers.
     """
-    experts = [
-        family.names
-        for family in resolution.plan.tensors
-        if family.treatment.startswith("fp8") and ".experts." in family.names
-    ]
+    experts = float8_experts(resolution.plan)
     if experts and not args.enforce_eager:
         raise FlashRLError(
             f"float8 experts under CUDA graphs do not survive a weight update in this vLLM: {experts[0]}",

@@ -310,6 +310,7 @@ class PlannedWeights:
             update.pruning.hold(name, outputs[0][1])
             outputs = []
         # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
+        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
         finite = [self.sent.take(*output) for output in outputs]
         if finite:
             check_finite(name, finite[-1])
