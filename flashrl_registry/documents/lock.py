@@ -17,6 +17,9 @@ from flashrl_registry.documents.profile import Sidecar
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 """A git commit, in full: branches and tags move."""
+_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+MemberName = Annotated[str, Field(pattern=rf"^{_SEGMENT}$")]
+"""One plan of several under one name."""
 
 
 class HubSource(Frozen):
@@ -32,6 +35,10 @@ class HubSource(Frozen):
     """Commit that was read."""
     version: SemVer | None = None
     """Version whose tag led to the commit, where one did."""
+    path: Annotated[str, Field(pattern=rf"^({_SEGMENT}/)*{_SEGMENT}$", max_length=1024)] | None = None
+    """The plan's file, where it was named by its path in the repository."""
+    member: MemberName | None = None
+    """Which of several plans it is, where the name has several."""
 
 
 class LocalSource(Frozen):
@@ -43,6 +50,8 @@ class LocalSource(Frozen):
     """``namespace/name``."""
     version: SemVer
     """Published version, which never changes."""
+    member: MemberName | None = None
+    """Which of several plans it is, where the name has several."""
 
 
 class BundledSource(Frozen):
@@ -65,6 +74,8 @@ class UrlSource(Frozen):
     """``namespace/name``."""
     version: SemVer
     """Published version, which never changes."""
+    member: MemberName | None = None
+    """Which of several plans it is, where the name has several."""
 
 
 class PathSource(Frozen):

@@ -96,7 +96,7 @@ class Chain:
         """A plan file in a Hub repository."""
         from flashrl_registry.registry.hub import HubStore
 
-        hub = self.hub()
+        hub = self.hub(ref.endpoint)
         assert isinstance(hub, HubStore)
         return hub.open_file(ref)
 

@@ -173,7 +173,8 @@ class HubStore:
         if commit is None:
             head = self.head(ref.repository)
             commit, warnings = self._revision(named, head), head.warnings
-        return self._checked(named, self._files(ref.repository, commit, ref.path), commit, warnings=warnings)
+        file = self._files(ref.repository, commit, ref.path)
+        return self._checked(named, file, commit, warnings=warnings, path=ref.path)
 
     def publish(
         self, bundle: PlanBundle, name: str, version: str, *, propose: bool = False, private: bool | None = None
@@ -334,7 +335,7 @@ class HubStore:
 
     def _checked(
         self, ref: NamedRef, file: Path, commit: str, *, version: str | None = None, warnings: tuple[str, ...] = (),
-        digest: str | None = None,
+        digest: str | None = None, path: str | None = None,
     ) -> PlanBundle:  # fmt: skip
         bundle = read_bundle(file)
         for expected, what in ((digest, "its history"), (ref.digest, "the reference")):
@@ -344,7 +345,9 @@ class HubStore:
                     f"actual {bundle.plan.digest}",
                     context={"ref": str(ref), "expected": expected, "actual": bundle.plan.digest},
                 )
-        source = HubSource(endpoint=self.place, repository=ref.name, commit=commit, version=version)
+        source = HubSource(
+            endpoint=self.place, repository=ref.name, commit=commit, version=version, path=path, member=ref.member
+        )
         origin = f"{ref.name}@{version or commit[:12]} on {self.place} at {commit[:12]}"
         return replace(bundle, origin=origin, source=source, warnings=warnings)
 
@@ -362,6 +365,9 @@ class HubStore:
                 self._fetch(repo, commit, other)
             except NotFoundError:
                 continue
+            except StoreUnavailableError:
+                if not self.client.offline:
+                    raise  # offline, what came with the plan is what there is: the plan does not need these
         return plan_file
 
     def _fetch(self, repo: str, commit: str, path: str, num_bytes: int = 64 << 20) -> Path:

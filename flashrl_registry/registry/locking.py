@@ -97,17 +97,25 @@ def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, P
             hint=f"compile it for the model and lock that: flashrl-registry compile -m MODEL --scheme {text} -o DIR",
         )
     bundle = open_bundle(ref, store)
-    source: Source
-    if isinstance(ref, PathRef):
-        path = str(ref.path)
-        source = PathSource(path=path if ref.path.is_absolute() else os.path.relpath(ref.path, folder))
-    else:
-        assert bundle.source is not None  # only paths have none
-        source = bundle.source
+    path = str(ref.path) if isinstance(ref, PathRef) else ""
+    if path and not Path(path).is_absolute():
+        path = os.path.relpath(path, folder)
+    return lock_bundle(text, bundle, path), bundle
+
+
+def lock_bundle(requested: str, bundle: PlanBundle, path: str = "") -> LockedPlan:
+    """What a lock says of a plan that was found.
+
+    Args:
+        requested: The reference.
+        bundle: Where it led.
+        path: Of a plan that no store holds.
+    """
+    source: Source = bundle.source or PathSource(path=path)
     plan = bundle.plan
     assert plan.digest is not None  # a bundle without one is not opened
     sidecar = plan.profile.sidecar if plan.profile else None
-    return LockedPlan(requested=text, source=source, plan_digest=plan.digest, sidecar=sidecar), bundle
+    return LockedPlan(requested=requested, source=source, plan_digest=plan.digest, sidecar=sidecar)
 
 
 def _place(source: Source) -> str:

@@ -91,6 +91,7 @@ class HubFileRef:
     path: str
     revision: str | None = None
     digest: str | None = None
+    endpoint: str | None = None
 
     def __str__(self) -> str:
         return f"{self.repository}{f'@{self.revision}' if self.revision else ''}/{self.path}"

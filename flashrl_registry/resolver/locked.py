@@ -8,7 +8,7 @@ from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource, UrlSource
 from flashrl_registry.errors import NotFoundError
-from flashrl_registry.registry import NamedRef, PathRef, PlanRef
+from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PlanRef
 
 
 def locked_reference(text: str) -> PlanRef | None:
@@ -29,7 +29,7 @@ def locked_reference(text: str) -> PlanRef | None:
     file = Path(path_text).expanduser()
     if not path_text or not _is_lock(file):
         return None
-    return _reference(_entry(read_document(file, Lock), requested, file), file)
+    return reference_of(_entry(read_document(file, Lock), requested, file), file.parent)
 
 
 def lock_references_in(text: str) -> list[str] | None:
@@ -66,15 +66,23 @@ def _entry(lock: Lock, requested: str, file: Path) -> LockedPlan:
     )
 
 
-def _reference(entry: LockedPlan, file: Path) -> PlanRef:
+def reference_of(entry: LockedPlan, folder: Path) -> PathRef | NamedRef | HubFileRef:
+    """The reference that leads to a locked plan and to no other.
+
+    Args:
+        entry: Of a lock.
+        folder: The lock's folder.
+    """
     source = entry.source
     if isinstance(source, LocalSource):
-        return NamedRef(source.name, source.version, entry.plan_digest)
+        return NamedRef(source.name, source.version, entry.plan_digest, source.member)
     if isinstance(source, UrlSource):
-        return NamedRef(source.name, source.version, entry.plan_digest, None, "url", source.url)
+        return NamedRef(source.name, source.version, entry.plan_digest, source.member, "url", source.url)
     if isinstance(source, PathSource):
-        return PathRef(file.parent / Path(source.path).expanduser(), entry.plan_digest)
+        return PathRef(folder / Path(source.path).expanduser(), entry.plan_digest)
     if isinstance(source, BundledSource):
         return PathRef(bundled("profiles") / source.name, entry.plan_digest)
     assert isinstance(source, HubSource)
-    return NamedRef(source.repository, source.commit, entry.plan_digest, None, "hub", source.endpoint)
+    if source.path is not None:
+        return HubFileRef(source.repository, source.path, source.commit, entry.plan_digest, source.endpoint)
+    return NamedRef(source.repository, source.commit, entry.plan_digest, source.member, "hub", source.endpoint)

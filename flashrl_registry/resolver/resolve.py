@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashrl_registry.compiler import compile_plan, lower, preset_rules
-from flashrl_registry.documents import Environment, Inventory, Plan, ResolvedPlan
+from flashrl_registry.documents import Environment, Inventory, LockedPlan, Plan, ResolvedPlan
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import Decision, ResolutionError
-from flashrl_registry.registry import PlanRef, PlanSource, PresetRef, open_bundle
+from flashrl_registry.registry import PathRef, PlanRef, PlanSource, PresetRef, open_bundle
+from flashrl_registry.registry.locking import lock_bundle
 
 _SHOWN = 8
 
@@ -22,6 +23,7 @@ class Resolution:
         sidecar: Path of the profile's vectors, checked against their digest; None without smoothing.
         decisions: The trace.
         warnings: What whoever starts an engine should read: deprecated, withdrawn, or not asked for now.
+        found_at: Where the plan was found, to the byte; None for one that was compiled here.
     """
 
     plan: Plan
@@ -29,6 +31,7 @@ class Resolution:
     sidecar: Path | None
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...] = ()
+    found_at: LockedPlan | None = None
 
 
 def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment, store: PlanSource) -> Resolution:
@@ -49,6 +52,7 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
         ResolutionError: The plan is for another model or another vLLM, or leaves a tensor undecided.
     """
     warnings: tuple[str, ...] = ()
+    found_at = None
     if isinstance(ref, PresetRef):
         if inventory is None:
             raise ResolutionError(
@@ -61,12 +65,13 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
         bundle = open_bundle(ref, store)
         plan, sidecar, origin = bundle.plan, bundle.sidecar, f"read from {bundle.origin}"
         warnings = bundle.warnings
+        found_at = lock_bundle(str(ref), bundle, str(ref.path.resolve()) if isinstance(ref, PathRef) else "")
     decisions = [Decision(str(ref), accepted=True, reason=reason) for reason in (origin, *warnings)]
     if inventory is not None:
         decisions.append(_check_model(plan, inventory, str(ref)))
     resolved = lower(plan, environment, str(ref))
     decisions.append(Decision(str(ref), accepted=True, reason=f"vLLM {environment.vllm} is in {plan.engine.vllm}"))
-    return Resolution(plan, resolved, sidecar, tuple(decisions), warnings)
+    return Resolution(plan, resolved, sidecar, tuple(decisions), warnings, found_at)
 
 
 def _check_model(plan: Plan, inventory: Inventory, ref: str) -> Decision:

@@ -179,6 +179,8 @@ def test_a_plan_in_any_repository_is_read_by_revision_and_by_path(hub: GitHub, u
     commit = hub.write("team/mixed", "refs/heads/main", head, files, [], title="by hand")
     for ref in ("team/mixed/plans/int8/plan.yaml", f"hf://team/mixed@{commit}/plans/int8/plan.yaml"):
         assert ok(user("show", ref, "--json")).json["source"]["commit"] == commit
+        locked = f"flashrl.lock#{ok(user('lock', ref, '--json')).json['entries'][0]['requested']}"
+        assert ok(user("show", locked, "--json", HF_HUB_OFFLINE="1")).json["source"]["commit"] == commit
     missing = user("show", "hf://team/mixed", "--json")
     assert missing.json["error"]["code"] == "not-found"
     wrong = user("show", "hf://team/mixed@nowhere", "--json")
