@@ -1,7 +1,15 @@
 """Documents: frozen values, no torch, no network."""
 
 from flashrl_registry.documents._base import Digest, Document, Frozen, sha256
-from flashrl_registry.documents.history import ChannelEvent, History, NoticeEvent, PublishEvent
+from flashrl_registry.documents.evidence import Evidence, Metric
+from flashrl_registry.documents.history import (
+    ChannelEvent,
+    EvidenceEvent,
+    History,
+    NoticeEvent,
+    PublishEvent,
+    SignEvent,
+)
 from flashrl_registry.documents.hybrid import Hybrid, HybridMember
 from flashrl_registry.documents.io import parse_document, read_document, write_atomically, write_document, yaml_text
 from flashrl_registry.documents.kinds import KINDS, claimed_kind, is_document, read_any
@@ -30,6 +38,7 @@ from flashrl_registry.documents.resolved import (
 )
 from flashrl_registry.documents.rules import EngineSettings, Rule, Rules, UpdateSettings
 from flashrl_registry.documents.tensors import BaseModelInfo, Inventory, TensorSpec, base_model_info
+from flashrl_registry.documents.trusted import Publisher, Trusted
 
 __all__ = [
     "KINDS",
@@ -43,6 +52,8 @@ __all__ = [
     "EngineFp8",
     "EngineSettings",
     "Environment",
+    "Evidence",
+    "EvidenceEvent",
     "Frozen",
     "History",
     "Hybrid",
@@ -54,12 +65,14 @@ __all__ = [
     "LockedPlan",
     "Manifest",
     "ManifestFile",
+    "Metric",
     "NoticeEvent",
     "Plan",
     "PlannedFamily",
     "Profile",
     "ProfileRef",
     "PublishEvent",
+    "Publisher",
     "QuantArgs",
     "QuantizeFp8",
     "QuantizeInt8",
@@ -71,10 +84,12 @@ __all__ = [
     "Rules",
     "SchemeName",
     "Sidecar",
+    "SignEvent",
     "Smoothing",
     "SmoothingGroup",
     "TensorFamily",
     "TensorSpec",
+    "Trusted",
     "UpdateSettings",
     "base_model_info",
     "canonical_scheme",

@@ -1,8 +1,9 @@
 """History: what was said about a plan's versions after they were published.
 
 A version never changes; what moves lives here, as a list that only grows: which version a channel means, which
-versions are deprecated or withdrawn and why. The present state is what the events add up to, so who moved ``stable``,
-when and from where is never lost. A store appends with a compare-and-swap on the length of the list.
+versions are deprecated or withdrawn and why, who signed them, and what was measured of them. The present state is what
+the events add up to, so who moved ``stable``, when and from where is never lost. A store appends with a
+compare-and-swap on the length of the list.
 """
 
 import json
@@ -11,13 +12,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
-from flashrl_registry.documents.manifest import PlanName, SemVer
+from flashrl_registry.documents.evidence import Evidence
+from flashrl_registry.documents.manifest import Instant, PlanName, SemVer
 
 # No version, no commit, nothing that git or a path could take for something else.
 CHANNEL_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"
 
 ChannelName = Annotated[str, Field(pattern=CHANNEL_PATTERN)]
-Instant = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(\+00:00|Z)$")]
 Who = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -72,12 +73,44 @@ class NoticeEvent(Frozen):
     """What to use in its place: a version, or a reference."""
 
 
-Event = Annotated[PublishEvent | ChannelEvent | NoticeEvent, Field(discriminator="kind")]
+class SignEvent(Frozen):
+    """Somebody signed a version's manifest; see :mod:`flashrl_registry.registry.signing`."""
+
+    kind: Literal["sign"] = "sign"
+    """Discriminator."""
+    at: Instant
+    """UTC time, ISO 8601; not part of what is signed."""
+    by: Who
+    """Who added it, as the store knows them; the signature says whose key it is."""
+    version: SemVer
+    """The version."""
+    key: Digest
+    """Fingerprint of the public key: SHA-256 of its PEM file as OpenSSL writes it."""
+    signature: Annotated[str, Field(min_length=2, max_length=8192)]
+    """A Sigstore bundle (JSON), as the library model-signing writes it."""
+
+
+class EvidenceEvent(Frozen):
+    """Something was measured of a version."""
+
+    kind: Literal["evidence"] = "evidence"
+    """Discriminator."""
+    at: Instant
+    """UTC time, ISO 8601."""
+    by: Who
+    """Who added it, as the store knows them."""
+    version: SemVer
+    """The version."""
+    evidence: Evidence
+    """What was measured; it names the plan's digest."""
+
+
+Event = Annotated[PublishEvent | ChannelEvent | NoticeEvent | SignEvent | EvidenceEvent, Field(discriminator="kind")]
 
 
 def _continuous(events: list[Event]) -> list[Event]:
     channels: dict[str, str] = {}
-    published: set[str] = set()
+    published: dict[str, str] = {}
     for event in events:
         if isinstance(event, ChannelEvent):
             if channels.get(event.channel) != event.previous:
@@ -89,7 +122,12 @@ def _continuous(events: list[Event]) -> list[Event]:
         elif isinstance(event, PublishEvent):
             if event.version in published:
                 raise ValueError(f"{event.version} is published twice")
-            published.add(event.version)
+            published[event.version] = event.plan_digest
+        elif (
+            isinstance(event, EvidenceEvent)
+            and published.get(event.version, digest := event.evidence.plan_digest) != digest
+        ):
+            raise ValueError(f"evidence beside {event.version} is of another plan: {digest}")
     return events
 
 

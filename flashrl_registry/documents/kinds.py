@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flashrl_registry.documents._base import Document
 from flashrl_registry.documents.claims import is_claimed, is_nearly_key
+from flashrl_registry.documents.evidence import Evidence
 from flashrl_registry.documents.findings import describe, did_you_mean
 from flashrl_registry.documents.history import History
 from flashrl_registry.documents.hybrid import Hybrid
@@ -15,15 +16,29 @@ from flashrl_registry.documents.plan import Plan
 from flashrl_registry.documents.profile import Profile
 from flashrl_registry.documents.resolved import ResolvedPlan
 from flashrl_registry.documents.rules import Rules
+from flashrl_registry.documents.trusted import Trusted
 from flashrl_registry.errors import Finding, SchemaError
 
 KINDS: dict[str, type[Document]] = {
-    model.KIND: model for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid, History)
+    model.KIND: model
+    for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid, History, Evidence, Trusted)
 }
 """Document classes by the word in their ``schema_version``."""
 
 # Words that other files have at their top too.
-_COMMON_KEYS = {"schema_version", "name", "version", "files", "scheme", "environment"}
+_COMMON_KEYS = {
+    "schema_version",
+    "name",
+    "version",
+    "files",
+    "scheme",
+    "environment",
+    "what",
+    "device",
+    "versions",
+    "method",
+    "created_at",
+}
 _OUR_KEYS = {
     name for model in KINDS.values() for name, field in model.model_fields.items() if field.is_required()
 } - _COMMON_KEYS

@@ -11,6 +11,7 @@ VERSION_PATTERN = r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$"
 
 PlanName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SemVer = Annotated[str, Field(pattern=VERSION_PATTERN)]
+Instant = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(\+00:00|Z)$")]
 
 
 class ManifestFile(Frozen):

@@ -84,6 +84,8 @@ def _clean(value: Any) -> Any:
         return [_clean(item) for item in value]
     if not isinstance(value, dict):
         return value
+    if "patternProperties" in value:  # of a map whose keys have a pattern: other keys are errors
+        value = {"additionalProperties": False, **value}
     # In "properties" and "$defs" keys are names, not keywords; a field may be called "title".
     return {
         key: {name: _clean(inner) for name, inner in child.items()} if key in {"properties", "$defs"} else _clean(child)
@@ -95,11 +97,13 @@ def _clean(value: Any) -> Any:
 def _admit_extensions(schema: dict[str, Any]) -> dict[str, Any]:
     """Say that keys beyond the fields start with ``x-``; pydantic writes a schema for their values alone."""
     schema["$defs"].pop("JsonValue")
+    nested = [part for part in schema["$defs"].values() if isinstance(part.get("additionalProperties"), dict)]
     if not schema["$defs"]:
         del schema["$defs"]
-    schema["additionalProperties"] = False
-    schema["properties"][EDITOR_KEY] = {"description": _EDITOR_KEY, "type": "string"}
-    schema["patternProperties"] = {"^x-": {"description": "Free for notes of tools; not part of the identity."}}
+    for document in (schema, *nested):
+        document["additionalProperties"] = False
+        document["properties"][EDITOR_KEY] = {"description": _EDITOR_KEY, "type": "string"}
+        document["patternProperties"] = {"^x-": {"description": "Free for notes of tools; not part of the identity."}}
     return schema
 
 
