@@ -8,6 +8,7 @@ is invertible. Processors multiply 32-bit words twice as fast as 64-bit ones.
 Shape legend: R rows, I columns, C chunks of columns, H halves of a chunk (2), W words of a half.
 """
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,10 @@ def fingerprint(matrix: "torch.Tensor", *, chunks: int = 1, first_chunk: int = 0
     Returns:
         int64, (R, C), on the matrix's device.
     """
-    return _fingerprint(matrix, chunks, first_chunk, extremes=None)
+    return _fingerprint(matrix, chunks, first_chunk, sums=None)
 
 
-def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[torch.Tensor, torch.Tensor]":
+def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[torch.Tensor, torch.Tensor | bool]":
     """The same, and whether every element is a finite number, while the rows are in the processor's cache.
 
     Args:
@@ -43,21 +44,26 @@ def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[
         chunks: The same.
 
     Returns:
-        int64, (R, C), and one bool, on the matrix's device.
+        int64, (R, C), on the matrix's device; and the answer, as one bool on a device that would have to be waited for.
     """
     import torch
 
-    extremes: list[torch.Tensor] = []
-    rows_RC = _fingerprint(matrix, chunks, 0, extremes=extremes)
-    if not extremes:
-        return rows_RC, torch.ones((), dtype=torch.bool, device=matrix.device)
-    return rows_RC, torch.isfinite(torch.stack(extremes)).all()
+    from flashrl_registry.ops import all_finite
+
+    if not matrix.is_floating_point() or matrix.element_size() == 1:
+        return fingerprint(matrix, chunks=chunks), True
+    sums: list[torch.Tensor] = []
+    rows_RC = _fingerprint(matrix, chunks, 0, sums=sums)
+    if matrix.device.type != "cpu":
+        return rows_RC, torch.isfinite(torch.stack(sums)).all() if sums else True
+    # A sum of finite numbers may overflow.
+    return rows_RC, all(math.isfinite(block) for block in sums) or bool(all_finite(matrix))
 
 
 def _fingerprint(
-    matrix: "torch.Tensor", chunks: int, first_chunk: int, *, extremes: "list[torch.Tensor] | None"
+    matrix: "torch.Tensor", chunks: int, first_chunk: int, *, sums: "list[torch.Tensor] | None"
 ) -> "torch.Tensor":
-    """Fingerprint every row; minima and maxima of the blocks, which NaN and infinity reach, go to ``extremes``."""
+    """Fingerprint every row; what NaN and infinity in a block always reach goes to ``sums``."""
     import torch
 
     if matrix.numel() == 0:
@@ -66,15 +72,17 @@ def _fingerprint(
     matrix_RI = matrix_RI.contiguous()
     bytes_RB = matrix_RI.view(torch.uint8)
     rows, width = bytes_RB.shape
-    if not matrix.is_floating_point() or matrix.element_size() == 1:
-        extremes = None
     num_words = -(-width // chunks // _PAIR)
     factors_CHW = _factors(first_chunk, chunks, num_words, matrix.device)
     sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device)
-    step = rows if matrix.device.type != "cpu" else max(1, _BLOCK_BYTES // width)
+    on_cpu = matrix.device.type == "cpu"
+    step = max(1, _BLOCK_BYTES // width) if on_cpu else rows
+    sum_dtype = torch.float32 if matrix.dtype is torch.float16 else None  # bfloat16 has float32's range, and is faster
     for start in range(0, rows, step):
-        if extremes is not None:
-            extremes.extend(torch.aminmax(matrix_RI[start : start + step]))
+        if sums is not None:
+            block_RI = matrix_RI[start : start + step]
+            # On a processor a sum costs half of a minimum and maximum, which are exact where looking again would wait.
+            sums.extend([block_RI.sum(dtype=sum_dtype)] if on_cpu else torch.aminmax(block_RI))
         chunked = bytes_RB[start : start + step].view(-1, chunks, width // chunks)
         if (missing := -chunked.shape[2] % _PAIR) > 0:
             chunked = torch.nn.functional.pad(chunked, (0, missing))

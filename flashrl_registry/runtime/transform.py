@@ -69,20 +69,17 @@ def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:
     return None
 
 
-def transform(
-    tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors, *, clone: bool
-) -> "Iterator[tuple[str, torch.Tensor]]":
+def transform(tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors) -> "Iterator[tuple[str, torch.Tensor]]":
     """Turn one sent tensor into what the engine's layer loads.
 
     Args:
         tensor: Its entry in the resolved plan.
         value: bfloat16, float16 or float32, shape as in the plan. Not modified.
         vectors: The profile's vectors on the value's device.
-        clone: Copy tensors that pass through; the engine keeps references and senders reuse buffers.
 
     Yields:
-        The tensor and, where it became codes, ``<name>_scale``: float32, (O, 1) per row, (O / 128, I / 128) per
-        block, (1,) per tensor.
+        The tensor, itself where it passes through, and, where it became codes, ``<name>_scale``: float32, (O, 1) per
+        row, (O / 128, I / 128) per block, (1,) per tensor.
     """
     from flashrl_registry import ops
 
@@ -110,4 +107,4 @@ def transform(
         assert factor is not None
         yield tensor.name, ops.rescale_rows(value, factor, getattr(torch, tensor.dtype))
     else:
-        yield tensor.name, value.clone() if clone else value
+        yield tensor.name, value

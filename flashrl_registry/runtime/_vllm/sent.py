@@ -23,11 +23,11 @@ class Sent:
         """Forget an update that was never completed."""
         self._coming = {}
 
-    def take(self, name: str, value: torch.Tensor) -> torch.Tensor:
+    def take(self, name: str, value: torch.Tensor) -> torch.Tensor | bool:
         """Note one tensor that goes to the engine: codes, scales, or as it was sent.
 
         Returns:
-            Whether it is finite in the engine's dtype; one bool on its device, true for codes.
+            Whether it is finite in the engine's dtype, true for codes; one bool on its device, if that is not a CPU.
         """
         if value.is_floating_point() and value.element_size() > 1 and not name.endswith(_SCALE):
             value = value.to(torch.get_default_dtype())  # what the engine's parameter holds

@@ -21,18 +21,17 @@ import torch
 from torch import nn
 
 from flashrl_registry.compiler.engine_config import treatment_of
-from flashrl_registry.documents import QuantizeInt8, ResolvedPlan
+from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
-from flashrl_registry.ops import all_finite
 from flashrl_registry.runtime._vllm import compat
+from flashrl_registry.runtime._vllm.borrowed import Borrowed
+from flashrl_registry.runtime._vllm.intake import Intake
 from flashrl_registry.runtime._vllm.ready import passed_through
-from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import (
     NamedTensors,
     State,
     Update,
     WholeUpdate,
-    check_finite,
     incomplete,
     refused,
 )
@@ -42,8 +41,7 @@ from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.passes import Passes
 from flashrl_registry.runtime.pruning import Pruning
 from flashrl_registry.runtime.start_model import ReadyMade
-from flashrl_registry.runtime.telemetry import Telemetry
-from flashrl_registry.runtime.transform import Vectors, fault, transform
+from flashrl_registry.runtime.transform import Vectors
 
 _ATTRIBUTE = "flashrl_planned_weights"
 _HEAD = "lm_head.weight"
@@ -71,17 +69,16 @@ class PlannedWeights:
         self.tensors = {tensor.name: tensor for tensor in resolved.tensors if not self._is_tied_copy(tensor.name)}
         self.state = State()
         self.update: Update | None = None
-        self.sent = Sent(resolved.environment.tensor_parallel_size)
+        self._intake = Intake(resolved, self.tensors, vectors)
+        self.sent = self._intake.sent
         self.ready_made: dict[str, ReadyMade] | None = None  # set where the first load is of a quantized checkpoint
         self._staging = resolved.update_mode == "staged"
-        self._telemetry = Telemetry()
         self._passes = Passes()
-        self._vectors = {"cpu": vectors}
+        self._borrowed: Borrowed | None = None
         self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
         self._gate: Gate | None = None
         self._rank = 0
-        self._device = torch.get_default_device()
 
     def install(self) -> None:
         """Put this on the model; the instance attribute hides the class's method."""
@@ -96,6 +93,7 @@ class PlannedWeights:
         self._gate = gate
         self._vllm_config = vllm_config
         compat.remember_emptied(self.model)
+        self._borrowed = Borrowed(self.model, self.tensors)
 
     # -- the calls that arrive -----------------------------------------------------------------------------------
 
@@ -215,7 +213,8 @@ class PlannedWeights:
         elif self.update.missing:
             raise incomplete("the checkpoint lacks tensors of the plan", self.update.missing, len(self.tensors))
         else:
-            self.state.last_update = self._telemetry.finish()
+            self.update.settle()
+            self.state.last_update = self._intake.telemetry.finish()
             self.sent.commit()
         self.update = None
         self.state.kind = "serving"
@@ -223,8 +222,7 @@ class PlannedWeights:
     # -- one update ----------------------------------------------------------------------------------------------
 
     def _new_update(self, *, ours: bool) -> Update:
-        self._telemetry.begin()
-        self.sent.begin()
+        self._intake.begin()
         update = Update(set(self.tensors), time.perf_counter(), ours, Pruning(self.resolved))
         update.staged = [] if self._staging and self._vllm_config is not None else None
         return update
@@ -272,75 +270,44 @@ class PlannedWeights:
         return set()
 
     def _planned(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the engine gets; nothing of the sender's memory stays in it where ``clone`` is true."""
         for sent_name, sent in weights:
             if self._is_tied_copy(sent_name):
                 if update.tied_head is not None:
                     raise refused(sent_name, "sent twice in one update")
-                update.tied_head = sent.to(self._device, copy=clone)
+                update.tied_head = sent.to(self._intake.device, copy=clone)
                 continue
             for name, value in unfused(sent_name, sent, self.tensors):
-                yield from self._planned_tensor(update, name, value, clone=clone)
-
-    def _planned_tensor(
-        self, update: Update, name: str, value: torch.Tensor, *, clone: bool
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        tensor = self.tensors.get(name)
-        if tensor is None:
-            raise refused(name, "the plan does not decide this tensor")
-        if name not in update.missing:
-            raise refused(name, "sent twice in one update")
-        if update.ours and not update.announced and len(update.missing) == len(self.tensors):
-            self._passes.begins(name)
-        update.last = name
-        if (reason := fault(tensor, value)) is not None:
-            raise refused(name, reason)
-        update.missing.discard(name)
-        update.num_bytes += value.nbytes
-        moved = value.to(self._device, non_blocking=True)
-        vectors = self._vectors_on(moved.device)
-        outputs = list(transform(tensor, moved, vectors, clone=clone and moved is value))
-        if isinstance(tensor.op, QuantizeInt8):
-            if tensor.op.scales == "frozen":
-                check_finite(name, all_finite(moved))  # frozen scales say nothing of the weights
-            (_, codes), (_, scale) = outputs
-            update.pruning.see(name, codes)
-            self._telemetry.observe(name, codes, scale, vectors, frozen=tensor.op.scales == "frozen")
-        if update.pruning.concerns_norm(name):
-            check_finite(name, all_finite(outputs[0][1]))
-            update.pruning.hold(name, outputs[0][1])
-            outputs = []
-        # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
-        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
-        finite = [self.sent.take(*output) for output in outputs]
-        if finite:
-            check_finite(name, finite[-1])
-        for output in update.pruning.ready():
-            self.sent.take(*output)
-            outputs.append(output)
-        yield from outputs
-
-    def _vectors_on(self, device: torch.device) -> Vectors:
-        key = str(device)
-        if key not in self._vectors:
-            self._vectors[key] = Vectors({k: v.to(device) for k, v in self._vectors["cpu"].by_key.items()})
-        return self._vectors[key]
+                first = len(update.missing) == len(self.tensors) and name in self.tensors
+                if first and update.ours and not update.announced:
+                    self._passes.begins(name)
+                for output in self._intake.take(update, name, value):
+                    if not clone or output[1] is not value:
+                        yield output
+                    elif self._borrowed is None or update.staged is not None:
+                        yield name, value.clone()
+                    else:
+                        yield from self._borrowed.lend(name, value)
 
     def _commit(self, update: Update) -> None:
         began = time.perf_counter()
         try:
-            if update.staged is not None:
+            update.settle()
+            if (staged := update.staged) is not None:
                 self._set_state("updating", "a staged weight update goes in")
+                update.staged = None  # from here on layers may hold its weights
                 compat.open_reload(self.model)
-                self._original(iter(update.staged))
+                self._original(iter(staged))
             compat.close_reload(self.model, self._vllm_config.model_config)
             if update.tied_head is not None and compat.tied_head_differs(self.model, update.tied_head):
                 raise refused(_HEAD, "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
         except BaseException as exc:
-            update.staged = None  # layers may hold its weights now
             self._abort(exc)
             raise
         self.update = None
         self._passes.completed()
+        if self._borrowed is not None:
+            self._borrowed.completed()
         self.sent.commit()
         version = self.state.weight_version + 1
         ended = time.perf_counter()
@@ -351,7 +318,7 @@ class PlannedWeights:
             "wall_seconds": ended - update.started,
             "tensors": len(self.tensors) - len(update.missing),
             "bytes": update.num_bytes,
-            **self._telemetry.finish(),
+            **self._intake.telemetry.finish(),
         }
         if self._gate is not None:
             self._gate.count_update(self._rank)
@@ -408,7 +375,7 @@ class PlannedWeights:
         """
         iterator = iter(weights)
         for name, value in iterator:
-            if not self._is_tied_copy(name) or compat.tied_head_differs(self.model, value.to(self._device)):
+            if not self._is_tied_copy(name) or compat.tied_head_differs(self.model, value.to(self._intake.device)):
                 return itertools.chain([(name, value)], iterator)
         return None
 

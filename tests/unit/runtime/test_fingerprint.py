@@ -65,3 +65,9 @@ def test_the_check_on_the_way_sees_one_bad_element_in_any_block(dtype: torch.dty
 def test_codes_and_empty_tensors_pass_the_check() -> None:
     for value in (codes(), codes().float().to(torch.float8_e4m3fn), torch.ones(0, 4), torch.ones(3, 0)):
         assert fingerprint_and_check(value)[1]
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(torch.bfloat16, 3e38), (torch.float32, 3e38), (torch.float16, 6e4)])
+def test_finite_numbers_whose_sum_is_not_are_finite(dtype: torch.dtype, large: float) -> None:
+    _, finite = fingerprint_and_check(torch.full((4, 300), large).to(dtype))
+    assert finite

@@ -1,0 +1,96 @@
+"""One sent tensor: is it the plan's, and what does the engine get in its place?"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from flashrl_registry.documents import QuantizeInt8, ResolvedPlan, ResolvedTensor
+from flashrl_registry.ops import all_finite
+from flashrl_registry.runtime._vllm.sent import Sent
+from flashrl_registry.runtime._vllm.update import Update, refused
+from flashrl_registry.runtime.telemetry import Telemetry
+from flashrl_registry.runtime.transform import Vectors, fault, transform
+
+
+class Intake:
+    """Checks, transforms and takes note of tensors.
+
+    Args:
+        resolved: The plan.
+        tensors: Those of its tensors that have a place in the engine, by name.
+        vectors: The profile's vectors, on CPU; moved to the model's device on first use.
+    """
+
+    def __init__(self, resolved: ResolvedPlan, tensors: Mapping[str, ResolvedTensor], vectors: Vectors) -> None:
+        self.sent = Sent(resolved.environment.tensor_parallel_size)
+        self.telemetry = Telemetry()
+        self.device = torch.get_default_device()
+        self._tensors = tensors
+        self._vectors = {"cpu": vectors}
+
+    def begin(self) -> None:
+        """A new update."""
+        self.telemetry.begin()
+        self.sent.begin()
+
+    def take(self, update: Update, name: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        """Take one tensor of an update.
+
+        Args:
+            update: Where it belongs; takes note that it has arrived.
+            name: The checkpoint's name.
+            value: As it was sent. Not modified.
+
+        Returns:
+            What goes to the engine; ``value`` itself where it passes through and is on the engine's device already.
+
+        Raises:
+            WeightMismatchError: Unknown, sent twice, of another shape or dtype; or not finite, where that is known.
+        """
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise refused(name, "the plan does not decide this tensor")
+        if name not in update.missing:
+            raise refused(name, "sent twice in one update")
+        update.last = name
+        if (reason := fault(tensor, value)) is not None:
+            raise refused(name, reason)
+        update.missing.discard(name)
+        update.num_bytes += value.nbytes
+        outputs = list(self._outputs(update, tensor, value.to(self.device, non_blocking=True)))
+        # A buffer in the processor's memory is the sender's again after the call, so it has to have been read by then.
+        # What is on a GPU is told at the update's end: waiting for it at every tensor would cost as much as the rest.
+        if value.device.type == "cpu":
+            update.settle()
+        return outputs
+
+    def _outputs(
+        self, update: Update, tensor: ResolvedTensor, value: torch.Tensor
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        name, op = tensor.name, tensor.op
+        vectors = self._vectors_on(value.device)
+        outputs = list(transform(tensor, value, vectors))
+        if isinstance(op, QuantizeInt8):
+            frozen = op.scales == "frozen"
+            if frozen:
+                update.unsettled.append((name, all_finite(value)))  # frozen scales say nothing of the weights
+            (_, codes), (_, scale) = outputs
+            update.pruning.see(name, codes)
+            self.telemetry.observe(name, codes, scale, vectors, frozen=frozen)
+        if update.pruning.concerns_norm(name):
+            update.unsettled.append((name, all_finite(outputs[0][1])))
+            update.pruning.hold(name, outputs[0][1])
+            outputs = []
+        finite = [self.sent.take(*output) for output in outputs]
+        # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
+        update.unsettled += [(name, told) for told in finite[-1:]]
+        yield from outputs
+        for output in update.pruning.ready():
+            self.sent.take(*output)
+            yield output
+
+    def _vectors_on(self, device: torch.device) -> Vectors:
+        key = str(device)
+        if key not in self._vectors:
+            self._vectors[key] = Vectors({k: v.to(device) for k, v in self._vectors["cpu"].by_key.items()})
+        return self._vectors[key]
