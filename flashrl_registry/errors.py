@@ -18,6 +18,10 @@ The tree::
     |   +-- InvalidRefError          not a reference in any known form
     |   +-- NotFoundError            names the stores that were searched
     |   +-- IntegrityError           a digest differs from what was recorded
+    |   +-- SignatureError           a signature is of other content, or malformed
+    |   |   +-- UnsignedError        nobody signed it
+    |   |   +-- UntrustedError       nobody who is trusted signed it
+    |   |   +-- SigningKeyError      a key cannot be read or used
     |   +-- AlreadyPublishedError    a published version never changes
     |   +-- ConflictError            somebody published meanwhile
     |   +-- AccessDeniedError        the store wants to know who asks, or says no
@@ -234,6 +238,30 @@ class IntegrityError(RegistryError):
     """Bytes differ from the digest that was recorded for them."""
 
     code = "integrity"
+
+
+class SignatureError(RegistryError):
+    """A signature by a trusted key is of other content than this, or malformed."""
+
+    code = "signature"
+
+
+class UnsignedError(SignatureError):
+    """A signature is asked for, and nobody signed it."""
+
+    code = "unsigned"
+
+
+class UntrustedError(SignatureError):
+    """A signature is asked for, and nobody who is trusted for the name signed it."""
+
+    code = "untrusted"
+
+
+class SigningKeyError(SignatureError):
+    """A key cannot be read or used."""
+
+    code = "signing-key"
 
 
 class AlreadyPublishedError(RegistryError):

@@ -9,7 +9,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Hybrid, Plan, Profile, Sidecar, claimed_kind, read_document, write_document
+from flashrl_registry.documents import (
+    History,
+    Hybrid,
+    Manifest,
+    Plan,
+    Profile,
+    Sidecar,
+    claimed_kind,
+    read_document,
+    write_document,
+)
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, UrlSource
 from flashrl_registry.errors import IntegrityError, InvalidRefError, NotFoundError, RegistryError
@@ -29,6 +39,9 @@ class PlanBundle:
         files: Every file of the bundle.
         source: What a lock says of where it was found; None for a path.
         warnings: What whoever uses it should read: deprecated, withdrawn, or older than the store may have.
+        manifest: Of a published version; its files are those that were read.
+        history: What was known of its name where that cost nothing; None where nobody was asked.
+        signed_by: Fingerprints of the trusted keys that signed it; empty where no signature was asked for.
     """
 
     plan: Plan
@@ -38,6 +51,20 @@ class PlanBundle:
     files: tuple[Path, ...]
     source: HubSource | LocalSource | BundledSource | UrlSource | None = None
     warnings: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+    history: History | None = None
+    signed_by: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The plan's."""
+        assert self.plan.digest is not None  # a plan without one is not opened
+        return self.plan.digest
+
+    @property
+    def schemes(self) -> list[str]:
+        """Of its rules, for listings."""
+        return sorted({rule.shown_scheme() for rule in self.plan.rules})
 
 
 def read_bundle(path: Path) -> PlanBundle:

@@ -7,6 +7,10 @@ who takes the same name on a Hub. ``hf://owner/repo`` skips the chain and asks t
 The order has a reason: the first three need no network, and the bundled plans are looked at before anything that
 somebody else can write to. A store that cannot answer stops the search; what a later one has under the name may be
 another plan.
+
+What a chain returns may be used: where a name needs a signature (:mod:`flashrl_registry.registry.trust`), a plan
+without a valid one is refused here, whoever asks. Plans that come with flashrl-registry are exempt: they are as
+trustworthy as the code that would check them.
 """
 
 import difflib
@@ -14,12 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flashrl_registry.errors import InvalidRefError, NotFoundError, RegistryError
+from flashrl_registry.errors import InvalidRefError, NotFoundError, RegistryError, UnsignedError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.bundled import BundledStore
 from flashrl_registry.registry.local import LocalStore, default_registry_root
 from flashrl_registry.registry.ref import HubFileRef, NamedRef
 from flashrl_registry.registry.store import Store
+from flashrl_registry.registry.trust import NOBODY_ASKED, Trust, open_trust
 
 STORES_VARIABLE = "FLASHRL_STORES"
 """Addresses of shared stores, separated by commas; asked before the Hub, in this order."""
@@ -47,21 +52,35 @@ class Chain:
         stores: Those that answer without a network, and shared ones.
         hub: Makes the store for a Hub's address; None for the client's own. Called when a Hub is really asked.
         shared: Makes the store for the address of a shared one, which a lock may name.
+        trust: Whose signatures are asked for; called when a published plan is really opened.
     """
 
     def __init__(
-        self, stores: Sequence[Store], hub: Callable[[str | None], Store], shared: Callable[[str], Store] | None = None
+        self,
+        stores: Sequence[Store],
+        hub: Callable[[str | None], Store],
+        shared: Callable[[str], Store] | None = None,
+        trust: Callable[[], Trust] = lambda: NOBODY_ASKED,
     ) -> None:
         self.stores = tuple(stores)
         self._make_shared = shared
         self._make_hub = hub
         self._hubs: dict[str | None, Store] = {}
+        self._open_trust = trust
+        self._trust: Trust | None = None
 
     def hub(self, endpoint: str | None = None) -> Store:
         """The store of a Hub."""
         if endpoint not in self._hubs:
             self._hubs[endpoint] = self._make_hub(endpoint)
         return self._hubs[endpoint]
+
+    @property
+    def trust(self) -> Trust:
+        """Whose signatures are asked for."""
+        if self._trust is None:
+            self._trust = self._open_trust()
+        return self._trust
 
     def store_of(self, ref: NamedRef) -> Store:
         """The store that answers for a reference: the first that knows its name, else the Hub."""
@@ -79,10 +98,11 @@ class Chain:
 
         Raises:
             RegistryError: As the store's own; where nobody knows the name, it says who was asked.
+            SignatureError: Its name needs a signature, and it has none that is valid.
         """
         store = self.store_of(ref)
         try:
-            return store.get(ref)
+            return self._trusted(store, ref.name, store.get(ref))
         except RegistryError as exc:
             if store in self.stores or ref.store is not None:
                 raise
@@ -98,7 +118,30 @@ class Chain:
 
         hub = self.hub(ref.endpoint)
         assert isinstance(hub, HubStore)
-        return hub.open_file(ref)
+        return self._trusted(hub, ref.repository, hub.open_file(ref))
+
+    def refuse_unsigned(self, ref: object) -> None:
+        """Refuse a plan that no store published where every plan needs a signature.
+
+        Raises:
+            UnsignedError: One is required.
+        """
+        if self.trust.required:
+            raise UnsignedError(
+                f"{ref} is a path, and only published versions carry signatures",
+                hint="publish it with: flashrl-registry push --sign",
+                context={"ref": str(ref)},
+            )
+
+    def _trusted(self, store: Store, name: str, bundle: PlanBundle) -> PlanBundle:
+        if isinstance(store, BundledStore):
+            self.refuse_unsigned(bundle.origin)
+            return bundle
+        if not self.trust.demands(name):
+            return bundle
+        from flashrl_registry.registry.signing import check_trust
+
+        return check_trust(self.trust, store, name, bundle)
 
     def listing_stores(self) -> Iterator[Store]:
         """The stores whose plans are listed without a network."""
@@ -122,12 +165,21 @@ class Chain:
         return type(exc)(message, hint=exc.hint, context=context)
 
 
-def open_chain(environ: Mapping[str, str], *, allow_stale: bool = False) -> Chain:
+def open_chain(
+    environ: Mapping[str, str],
+    *,
+    allow_stale: bool = False,
+    require_signature: bool = False,
+    trusted_keys: Sequence[Path] = (),
+) -> Chain:
     """The user's stores.
 
     Args:
         environ: Environment variables, as the program's edge read them.
         allow_stale: When the Hub does not answer, take what it said last, and say so.
+        require_signature: Refuse every plan without a valid signature, not only those that the user's trusted
+            publishers ask for.
+        trusted_keys: Files of public keys, one of which must have signed.
     """
     root = default_registry_root(environ)
     shared = [address.strip() for address in environ.get(STORES_VARIABLE, "").split(",") if address.strip()]
@@ -135,6 +187,7 @@ def open_chain(environ: Mapping[str, str], *, allow_stale: bool = False) -> Chai
         [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
         lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale),
         lambda address: _shared(address, root),
+        lambda: open_trust(environ, required=require_signature, keys=trusted_keys),
     )
 
 

@@ -1,4 +1,7 @@
-"""Channels, deprecations and withdrawals: the same in every store, over its compare-and-swap."""
+"""Channels, deprecations and withdrawals: the same in every store, over its compare-and-swap.
+
+Signatures and evidence are appended the same way.
+"""
 
 import getpass
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
-from flashrl_registry.documents import ChannelEvent, History, NoticeEvent
+from flashrl_registry.documents import ChannelEvent, EvidenceEvent, History, NoticeEvent, SignEvent
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import ConflictError, InvalidRefError, NotFoundError, RegistryError
 from flashrl_registry.registry.ref import NamedRef, is_channel, is_version
@@ -17,19 +20,19 @@ NOBODY = "none"
 """For ``expected``: the channel must not exist yet."""
 
 _ATTEMPTS = 64
-E = TypeVar("E", ChannelEvent, NoticeEvent)
+E = TypeVar("E", ChannelEvent, NoticeEvent, SignEvent, EvidenceEvent)
 
 
 @dataclass(frozen=True)
 class Appended:
-    """What came of moving a channel or of a notice.
+    """What came of appending an event.
 
     Attributes:
         event: What the history says now.
         changed: False when it said so already.
     """
 
-    event: ChannelEvent | NoticeEvent
+    event: Event
     changed: bool
 
 
@@ -75,7 +78,8 @@ def move_channel(store: Store, name: str, channel: str, version: str, *, expecte
     first = standing_of(store.history(name)).channels.get(channel)
     wanted = first if expected is None else (None if expected == NOBODY else expected)
 
-    def make(standing: Standing) -> ChannelEvent | None:
+    def make(history: History) -> ChannelEvent | None:
+        standing = standing_of(history)
         at = standing.channels.get(channel)
         if at == version:
             return None
@@ -90,7 +94,7 @@ def move_channel(store: Store, name: str, channel: str, version: str, *, expecte
             raise NotFoundError(standing.warnings(name, version)[0], hint=f"choose one of {', '.join(versions)}")
         return ChannelEvent(at=now(), by=store.whoami(), channel=channel, previous=at, version=version)
 
-    return _append(store, name, make, lambda event: isinstance(event, ChannelEvent) and event.channel == channel)
+    return append_event(store, name, make, lambda event: isinstance(event, ChannelEvent) and event.channel == channel)
 
 
 def announce(
@@ -122,7 +126,8 @@ def announce(
     if not reason.strip():
         raise InvalidRefError("a reason is needed: everyone who uses the version reads it")
 
-    def make(standing: Standing) -> NoticeEvent | None:
+    def make(history: History) -> NoticeEvent | None:
+        standing = standing_of(history)
         there = standing.notices.get(version)
         said = (there.kind, there.reason, there.replacement) if there else None
         if said == (kind, reason, replacement) or (there is None and kind == "restore"):
@@ -139,14 +144,27 @@ def announce(
             kind=kind, at=now(), by=store.whoami(), version=version, reason=reason, replacement=replacement
         )
 
-    return _append(store, name, make, lambda event: isinstance(event, NoticeEvent) and event.version == version)
+    return append_event(store, name, make, lambda event: isinstance(event, NoticeEvent) and event.version == version)
 
 
-def _append(store: Store, name: str, make: Callable[[Standing], E | None], about: Callable[[Event], bool]) -> Appended:
-    """Append what ``make`` decides from the present state; when another event got in between, decide again."""
+def append_event(
+    store: Store, name: str, make: Callable[[History], E | None], about: Callable[[Event], bool]
+) -> Appended:
+    """Append what ``make`` decides from the present history; when another event got in between, decide again.
+
+    Args:
+        store: The store.
+        name: ``namespace/name``.
+        make: The event; None where the history says it already.
+        about: Finds what says it already.
+
+    Raises:
+        ConflictError: Other events kept coming.
+        RegistryError: As :meth:`Store.append`.
+    """
     for _ in range(_ATTEMPTS):
         history = store.history(name)
-        event = make(standing_of(history))
+        event = make(history)
         if event is None:
             return Appended(_last(history, about), changed=False)
         try:
@@ -161,13 +179,11 @@ def _append(store: Store, name: str, make: Callable[[Standing], E | None], about
     )
 
 
-def _last(history: History, about: Callable[[Event], bool]) -> ChannelEvent | NoticeEvent:
+def _last(history: History, about: Callable[[Event], bool]) -> Event:
     found = [event for event in history.events if about(event)]
     if not found:
         raise NotFoundError(f"nothing was said against it in the history of {history.name}")
-    event = found[-1]
-    assert isinstance(event, ChannelEvent | NoticeEvent)
-    return event
+    return found[-1]
 
 
 def _versions(store: Store, name: str, version: str) -> list[str]:

@@ -290,4 +290,5 @@ def _card(store: HubStore, name: str, head: Head, history: History) -> dict[str,
 def _title(event: Event) -> str:
     if event.kind == "channel":
         return f"Channel {event.channel}: {event.previous or 'new'} -> {event.version}"
-    return f"{event.kind.capitalize()} v{event.version}"
+    what = f"Evidence of {event.evidence.what} beside" if event.kind == "evidence" else event.kind.capitalize()
+    return f"{what} v{event.version}"

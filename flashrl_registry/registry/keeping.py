@@ -7,10 +7,12 @@ from pathlib import Path
 
 from flashrl_registry.documents import Lock
 from flashrl_registry.errors import FlashRLError, RegistryError
+from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.chain import CACHE
 from flashrl_registry.registry.locking import commits_of
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Store
+from flashrl_registry.registry.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,22 @@ class Verified:
         ref: ``namespace/name@version``.
         digest: Of its plan; None where it is not sound.
         error: What is wrong.
+        signed_by: Fingerprints of the trusted keys that signed it, where signatures were asked for.
     """
 
     ref: str
     digest: str | None
     error: FlashRLError | None = None
+    signed_by: tuple[str, ...] = ()
 
 
-def verify(store: Store) -> Iterator[Verified]:
-    """Read every version of a store and hash all of its files; and every history."""
+def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
+    """Read every version of a store and hash all of its files; and every history.
+
+    Args:
+        store: The store.
+        trust: Whose signatures every version needs too; None asks for none.
+    """
     seen: set[str] = set()
     for line in store.listing():
         if not isinstance(line, Listed):
@@ -41,9 +50,18 @@ def verify(store: Store) -> Iterator[Verified]:
             if name not in seen:
                 seen.add(name)
                 store.history(name)
-            yield Verified(line.ref, store.get(ref).plan.digest)
+            bundle = store.get(ref)
+            if trust is not None:
+                bundle = _checked(trust, store, name, bundle)
+            yield Verified(line.ref, bundle.plan.digest, None, bundle.signed_by)
         except FlashRLError as exc:
             yield Verified(line.ref, None, exc)
+
+
+def _checked(trust: Trust, store: Store, name: str, bundle: PlanBundle) -> PlanBundle:
+    from flashrl_registry.registry.signing import check_trust
+
+    return check_trust(trust, store, name, bundle)
 
 
 @dataclass(frozen=True)

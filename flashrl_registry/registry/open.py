@@ -21,6 +21,7 @@ def open_bundle(ref: PlanRef, store: PlanSource) -> PlanBundle:
         NotFoundError: Nothing is there.
         AccessDeniedError, StoreUnavailableError: The store does not answer.
         IntegrityError: Bytes differ from their digest, or the plan from the one that the reference pins.
+        SignatureError: A signature is asked for, and it has none that is valid.
     """
     if isinstance(ref, NamedRef):
         return store.get(ref)
@@ -34,6 +35,8 @@ def open_bundle(ref: PlanRef, store: PlanSource) -> PlanBundle:
             hint=f"compile it for a model: flashrl-registry compile -m MODEL --scheme {ref} -o DIR",
             context={"ref": str(ref)},
         )
+    if isinstance(store, Chain):
+        store.refuse_unsigned(ref)
     bundle = read_bundle(ref.path)
     if ref.digest is not None and ref.digest != bundle.plan.digest:
         raise IntegrityError(

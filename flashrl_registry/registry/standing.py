@@ -67,9 +67,9 @@ def standing_of(history: History) -> Standing:
             found.channels[event.channel] = event.version
         elif isinstance(event, PublishEvent):
             found.digests[event.version] = event.plan_digest
-        elif event.kind == "restore":
+        elif isinstance(event, NoticeEvent) and event.kind == "restore":
             found.notices.pop(event.version, None)
-        else:
+        elif isinstance(event, NoticeEvent):
             found.notices[event.version] = event
     return found
 
