@@ -11,6 +11,8 @@ Source: OCP 8-bit floating point specification (E4M3); block scaling as DeepSeek
 import torch
 from torch import Tensor
 
+from flashrl_registry.ops.smooth import divided
+
 FP8_MAX = 448.0
 BLOCK = 128
 
@@ -51,7 +53,7 @@ def quantize_fp8_block(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale(peak: Tensor) -> Tensor:
-    scale = peak / FP8_MAX
+    scale = divided(peak, FP8_MAX)
     # A quotient that underflows would make codes infinite. NaN is not zero, so NaN keeps a NaN scale.
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flashrl_registry.ops.blocks import row_blocks
-from flashrl_registry.ops.smooth import smoothed
+from flashrl_registry.ops.smooth import divided, smoothed
 
 INT8_MAX = 127
 INT8_MIN = -128
@@ -26,7 +26,7 @@ def row_absmax_scale(weight_OI: Tensor) -> Tensor:
         float32, shape (O, 1), > 0; a row of zeros has scale 1, a row with NaN or infinity has that.
     """
     peak_O1 = torch.maximum(weight_OI.amax(dim=1, keepdim=True), weight_OI.amin(dim=1, keepdim=True).neg_())
-    scale_O1 = peak_O1 / INT8_MAX
+    scale_O1 = divided(peak_O1, INT8_MAX)
     # A quotient that underflows would make codes infinite. NaN is not zero, so a row with NaN keeps a NaN scale.
     return torch.where(scale_O1 == 0, torch.ones_like(scale_O1), scale_O1)
 

@@ -34,6 +34,14 @@ def smoothed(weight_OI: Tensor, *, inv_rows_O: Tensor | None = None, inv_columns
     return result_OI
 
 
+def divided(tensor: Tensor, divisor: float) -> Tensor:
+    """``tensor / divisor``, rounded as IEEE 754 says on every device.
+
+    torch on a GPU multiplies by the rounded reciprocal where the divisor is a plain number, and may be one bit off.
+    """
+    return tensor / torch.full_like(tensor, divisor)
+
+
 def rescale_rows(tensor: Tensor, inv_rows_O: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply the first dimension by a factor: a norm's weight, or a bias.
 

@@ -1,0 +1,270 @@
+"""Launches the kernels of :mod:`~flashrl_registry.ops.triton_kernels`: how large a piece a program takes, and where.
+
+Each function does what the one of the same name beside this file does, to the bit, in one launch; two where the scale
+of a whole matrix must be known first. None waits for the device and none makes a temporary of the weight's size.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashrl_registry.ops import triton_kernels as kernels
+from flashrl_registry.ops.float8 import BLOCK
+
+ROW_ON_CHIP = 16384
+"""Columns of a row that is held in registers; a longer one is read again from cache."""
+_ROW_ELEMENTS = 4096
+_LONG_ROW_COLUMNS = 4096
+_FEW_ROWS = 264
+"""Fewer long rows than this leave processors idle, unless each row is shared."""
+_PEAK_PROGRAMS = 2048
+
+
+def quantize_int8(
+    weight: Tensor,
+    scale: Tensor | None,
+    *,
+    inv_rows: Tensor | None,
+    inv_columns: Tensor | None,
+    finite: Tensor | None,
+    out: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`flashrl_registry.ops.quantize_int8`."""
+    job = _Job(weight, torch.int8, (*weight.shape[:-1], 1), finite, out)
+    job.smooth(inv_rows, inv_columns)
+    if scale is None:
+        job.by_row(kernels.INT8)
+    else:
+        given = scale.to(weight.device, torch.float32).reshape(job.scales.shape).contiguous()
+        job.tiles(kernels.INT8, kernels.GIVEN, scales=given)
+        if out is None:
+            return job.codes, given
+        job.scales.copy_(given)
+    return job.codes, job.scales
+
+
+def quantize_fp8_channel(
+    weight: Tensor, finite: Tensor | None, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`flashrl_registry.ops.quantize_fp8_channel`."""
+    job = _Job(weight, torch.float8_e4m3fn, (*weight.shape[:-1], 1), finite, out)
+    job.by_row(_fp8(weight.device))
+    return job.codes, job.scales
+
+
+def quantize_fp8_tensor(
+    weight: Tensor, finite: Tensor | None, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`flashrl_registry.ops.quantize_fp8_tensor`."""
+    job = _Job(weight, torch.float8_e4m3fn, (*weight.shape[:-2], 1), finite, out)
+    peaks = job.peaks(by_row=False)
+    job.tiles(_fp8(weight.device), kernels.MATRIX_PEAKS, peaks=peaks)
+    return job.codes, job.scales
+
+
+def quantize_fp8_block(
+    weight: Tensor, finite: Tensor | None, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`flashrl_registry.ops.quantize_fp8_block`."""
+    blocks = weight.shape[-2] // BLOCK, weight.shape[-1] // BLOCK
+    job = _Job(weight, torch.float8_e4m3fn, (*weight.shape[:-2], *blocks), finite, out)
+    job.blocks(_fp8(weight.device))
+    return job.codes, job.scales
+
+
+def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tensor | None = None) -> Tensor:
+    """What ``runtime/fingerprint.py`` computes, in one pass.
+
+    Args:
+        matrix: Any dtype, (R, I); elements of a row lie side by side. Not modified.
+        chunks: Equal slices of the columns; must divide I.
+        first_chunk: Place of the first slice.
+        finite: As for the quantize operations; looked at for bfloat16, float16 and float32 only.
+
+    Returns:
+        int64, (R, chunks).
+    """
+    rows, width = matrix.shape[0], matrix.shape[1] * matrix.element_size()
+    stride = matrix.stride(0) * matrix.element_size()
+    sizes = (width // chunks, stride, matrix.data_ptr(), matrix.storage_offset() * matrix.element_size())
+    unit = next(size for size in (4, 2, 1) if all(value % size == 0 for value in sizes))
+    units = matrix.view({4: torch.int32, 2: torch.int16, 1: torch.uint8}[unit])
+    num_units = width // chunks // unit
+    exponent = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000}.get(matrix.dtype)
+    if exponent is None:
+        finite = None
+    high = exponent or 0
+    if matrix.element_size() == 2 and unit == 4:
+        high <<= 16
+    sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device)
+    block = min(1024, _power_above(num_units))
+    per_program = max(1, 1024 // block)
+    with _on(matrix.device):
+        kernels.fingerprints_kernel[(-(-rows // per_program), chunks)](
+            units, sums_RCH, _flag(finite), rows, num_units, stride // unit, first_chunk,
+            -(-width // chunks // 8), high, exponent or 0,
+            UNIT_BYTES=unit, ROWS=per_program, UNITS=block, num_warps=4,
+        )  # fmt: skip
+    return sums_RCH.view(torch.int64).squeeze(2)
+
+
+class _Job:
+    """One weight on its way to codes.
+
+    Args:
+        weight: One matrix or a stack of them, of any strides.
+        dtype: Of the codes.
+        scale_shape: Of the scales.
+        finite: The flag to clear, or None.
+        out: Codes and scales to write to, or None.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        dtype: torch.dtype,
+        scale_shape: tuple[int, ...],
+        finite: Tensor | None,
+        out: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        self.weight = weight_MOI = _stack(weight)
+        if out is None:
+            self.codes = torch.empty(weight.shape, dtype=dtype, device=weight_MOI.device)
+            self.scales = torch.empty(scale_shape, dtype=torch.float32, device=weight_MOI.device)
+        else:
+            self.codes, self.scales = out
+        self.num_matrices, self.num_rows, self.num_columns = weight_MOI.shape
+        stored_MOI = _stack(self.codes.view(torch.int8 if dtype == torch.int8 else torch.uint8))
+        self._weights = (weight_MOI, stored_MOI)
+        self._strides = (*weight_MOI.stride(), *stored_MOI.stride())
+        self._finite = _flag(finite)
+        self._rows: Tensor | None = None
+        self._columns: Tensor | None = None
+        self._factor_strides = (0, 0)
+
+    def smooth(self, inv_rows: Tensor | None, inv_columns: Tensor | None) -> None:
+        """Take the smoothing factors: one vector for all matrices, or one for each."""
+        device = self.weight.device
+        if inv_rows is not None:
+            self._rows = inv_rows.to(device, torch.float32).contiguous()
+        if inv_columns is not None:
+            self._columns = (1.0 / inv_columns.to(device, torch.float32)).contiguous()
+        self._factor_strides = (
+            self.num_rows if self._rows is not None and self._rows.dim() > 1 else 0,
+            self.num_columns if self._columns is not None and self._columns.dim() > 1 else 0,
+        )
+
+    def by_row(self, kind: Any) -> None:
+        """One absmax scale for each row."""
+        pieces = row_pieces(self.num_columns)
+        few_long = self.num_columns > ROW_ON_CHIP and self.num_matrices * self.num_rows < _FEW_ROWS
+        if self._turned() or few_long:
+            self.tiles(kind, kernels.ROW_PEAKS, peaks=self.peaks(by_row=True))
+            return
+        weight, stored = self._weights
+        sizes = (self.num_rows, self.num_columns)
+        factors = (self._finite, self._rows, self._columns)
+        with _on(weight.device):
+            if self.num_columns > ROW_ON_CHIP:
+                kernels.long_rows_kernel[(self.num_rows, self.num_matrices)](
+                    weight, stored, self.scales, *factors, *sizes, *self._strides, *self._factor_strides,
+                    KIND=kind, COLUMNS=_LONG_ROW_COLUMNS, num_warps=8,
+                )  # fmt: skip
+                return
+            rows = max(1, min(_ROW_ELEMENTS // sum(pieces), _power_above(self.num_rows)))
+            rows = 1 << (rows.bit_length() - 1)
+            kernels.rows_kernel[(-(-self.num_rows // rows), self.num_matrices)](
+                weight, stored, self.scales, *factors, *sizes, *self._strides, *self._factor_strides,
+                KIND=kind, ROWS=rows, FIRST=pieces[0], SECOND=pieces[1], THIRD=pieces[2],
+                num_warps=_warps(rows * sum(pieces)),
+            )  # fmt: skip
+
+    def peaks(self, *, by_row: bool) -> Tensor:
+        """Bits of the largest magnitudes, of each row or of each matrix."""
+        shape = (self.num_matrices, self.num_rows) if by_row else (self.num_matrices,)
+        peaks = torch.zeros(shape, dtype=torch.int32, device=self.weight.device)
+        rows, columns = self._tile()
+        row_tiles, column_tiles = -(-self.num_rows // rows), -(-self.num_columns // columns)
+        splits = min(column_tiles, max(1, _PEAK_PROGRAMS // (row_tiles * self.num_matrices)))
+        with _on(self.weight.device):
+            kernels.peaks_kernel[(row_tiles * splits, self.num_matrices)](
+                self.weight, peaks, self._rows, self._columns, self.num_rows, self.num_columns,
+                *self._strides[:3], *self._factor_strides, row_tiles, splits,
+                BY_ROW=by_row, ROWS=rows, COLUMNS=columns, num_warps=4,
+            )  # fmt: skip
+        return peaks
+
+    def tiles(self, kind: Any, source: Any, *, scales: Tensor | None = None, peaks: Tensor | None = None) -> None:
+        """Quantize by scales that are given, or that follow from peaks."""
+        rows, columns = self._tile()
+        column_tiles = -(-self.num_columns // columns)
+        weight, stored = self._weights
+        with _on(weight.device):
+            kernels.tiles_kernel[(-(-self.num_rows // rows) * column_tiles, self.num_matrices)](
+                weight, stored, self.scales if scales is None else scales, peaks,
+                self._finite, self._rows, self._columns, self.num_rows, self.num_columns,
+                *self._strides, *self._factor_strides, column_tiles,
+                KIND=kind, SCALES=source, BACKWARDS=peaks is not None, ROWS=rows, COLUMNS=columns, num_warps=4,
+            )  # fmt: skip
+
+    def blocks(self, kind: Any) -> None:
+        """One absmax scale for each block."""
+        weight, stored = self._weights
+        with _on(weight.device):
+            kernels.blocks_kernel[(self.num_rows // BLOCK * (self.num_columns // BLOCK), self.num_matrices)](
+                weight, stored, self.scales, self._finite, self.num_rows, self.num_columns, *self._strides,
+                KIND=kind, BLOCK=BLOCK, num_warps=8,
+            )  # fmt: skip
+
+    def _turned(self) -> bool:
+        """Neighbours in memory are those of a column."""
+        return bool(self.num_rows > 1 and self.weight.stride(1) < self.weight.stride(2))
+
+    def _tile(self) -> tuple[int, int]:
+        if self._turned():
+            return 64, 64
+        columns = min(512, _power_above(self.num_columns))
+        return min(8192 // columns, _power_above(self.num_rows), 64), columns
+
+
+def row_pieces(num_columns: int) -> tuple[int, int, int]:
+    """Up to three powers of two that cover a row with little to spare; zero for none."""
+    first = max(16, 1 << (num_columns.bit_length() - 1))
+    rest = num_columns - first
+    if rest <= 0:
+        return first, 0, 0
+    second = 1 << (rest.bit_length() - 1)
+    if rest < 256 or rest == second:
+        return first, max(16, _power_above(rest)), 0
+    return first, second, max(16, _power_above(rest - second))
+
+
+def _stack(matrix: Tensor) -> Tensor:
+    return matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+
+
+def _flag(finite: Tensor | None) -> Tensor | None:
+    return None if finite is None else finite.view(torch.uint8)
+
+
+def _power_above(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _warps(elements: int) -> int:
+    return max(1, min(16, _power_above(elements // 2048)))
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which may be another one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@lru_cache(maxsize=16)
+def _fp8(device: torch.device) -> Any:
+    if device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9):
+        return kernels.FP8_NATIVE
+    return kernels.FP8
