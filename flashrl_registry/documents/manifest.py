@@ -17,8 +17,8 @@ Instant = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,1
 class ManifestFile(Frozen):
     """One file of a published version."""
 
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    """File name."""
+    path: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    """File name; of a hybrid's member, in a folder of its name."""
     digest: Digest
     """SHA-256 of its bytes."""
     num_bytes: Annotated[int, Field(ge=0)]
@@ -44,7 +44,7 @@ class Manifest(Document):
     published_at: str
     """UTC time, ISO 8601; not part of the identity."""
     plan_digest: Digest
-    """Digest of the plan."""
+    """Digest of the plan, or of the hybrid, which pins its members'."""
     base_model: str
     """Name of the model, for listings."""
     schemes: list[str]

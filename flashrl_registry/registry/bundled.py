@@ -18,6 +18,7 @@ from flashrl_registry.documents.lock import BundledSource
 from flashrl_registry.documents.strict_yaml import parse_text
 from flashrl_registry.errors import FlashRLError, IntegrityError, NotFoundError
 from flashrl_registry.registry.bundle import PLAN_YAML, PlanBundle, read_bundle
+from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Published, read_only
 
@@ -100,7 +101,11 @@ class BundledStore:
             bundle, origin=f"{ref.name}:{ref.member} of flashrl-registry", source=BundledSource(name=line["path"])
         )
 
-    def publish(self, bundle: PlanBundle, name: str, version: str) -> Published:
+    def open(self, ref: NamedRef) -> PlanBundle:
+        """As :meth:`get`."""
+        return self.get(ref)
+
+    def publish(self, bundle: Bundle, name: str, version: str) -> Published:
         """Refused."""
         raise read_only(self.place)
 

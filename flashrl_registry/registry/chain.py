@@ -16,16 +16,18 @@ trustworthy as the code that would check them.
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from flashrl_registry.errors import InvalidRefError, NotFoundError, RegistryError, UnsignedError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.bundled import BundledStore
+from flashrl_registry.registry.hybrids import Bundle, one_plan
 from flashrl_registry.registry.local import LocalStore, default_registry_root
 from flashrl_registry.registry.ref import HubFileRef, NamedRef
 from flashrl_registry.registry.store import Store
 from flashrl_registry.registry.trust import NOBODY_ASKED, Trust, open_trust
 
+B = TypeVar("B", bound=Bundle)
 STORES_VARIABLE = "FLASHRL_STORES"
 """Addresses of shared stores, separated by commas; asked before the Hub, in this order."""
 
@@ -38,6 +40,10 @@ class PlanSource(Protocol):
 
     def get(self, ref: NamedRef) -> PlanBundle:
         """Read a published plan and check all of its bytes; see :meth:`Store.get`."""
+        ...
+
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
         ...
 
     def versions(self, name: str) -> list[str]:
@@ -100,9 +106,13 @@ class Chain:
             RegistryError: As the store's own; where nobody knows the name, it says who was asked.
             SignatureError: Its name needs a signature, and it has none that is valid.
         """
+        return one_plan(self.open(ref), ref)
+
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
         store = self.store_of(ref)
         try:
-            return self._trusted(store, ref.name, store.get(ref))
+            return self._trusted(store, ref.name, store.open(ref))
         except RegistryError as exc:
             if store in self.stores or ref.store is not None:
                 raise
@@ -133,7 +143,7 @@ class Chain:
                 context={"ref": str(ref)},
             )
 
-    def _trusted(self, store: Store, name: str, bundle: PlanBundle) -> PlanBundle:
+    def _trusted(self, store: Store, name: str, bundle: B) -> B:
         if isinstance(store, BundledStore):
             self.refuse_unsigned(bundle.origin)
             return bundle

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flashrl_registry.documents import History, Manifest, Plan, read_document
+from flashrl_registry.documents import History, Hybrid, Manifest, Plan, read_document
 from flashrl_registry.documents.history import Event
 from flashrl_registry.documents.lock import HubSource
 from flashrl_registry.documents.strict_yaml import MAX_BYTES
@@ -27,10 +27,18 @@ from flashrl_registry.errors import (
     RegistryError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.bundle import PLAN_JSON, PLAN_YAML, PROFILE_YAML, PlanBundle, read_bundle
+from flashrl_registry.registry.bundle import (
+    HYBRID_YAML,
+    PLAN_JSON,
+    PLAN_YAML,
+    PROFILE_YAML,
+    PlanBundle,
+    read_bundle,
+)
 from flashrl_registry.registry.folders import check_name
 from flashrl_registry.registry.hub_card import TAG
 from flashrl_registry.registry.hub_client import HubClient, Refs
+from flashrl_registry.registry.hybrids import Bundle, HybridPlans, files_for, is_hybrid, one_plan, read_version
 from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit, is_version
 from flashrl_registry.registry.standing import LATEST, Standing, in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
@@ -85,6 +93,7 @@ class HubStore:
         self.client = client or HubClient(endpoint, cache)
         self._allow_stale = allow_stale
         self._name: str | None = None
+        self._histories: dict[tuple[str, str], History] = {}  # what a commit holds never changes
 
     @property
     def place(self) -> str:
@@ -131,18 +140,25 @@ class HubStore:
         """The history at a commit; without events where it has none."""
         if commit is None:
             return History(name=name)
+        if (known := self._histories.get((name, commit))) is not None:
+            return known
         try:
             file = self._fetch(name, commit, HISTORY_JSON)
         except NotFoundError:
             return History(name=name)
         try:
-            return read_document(file, History)
+            self._histories[name, commit] = read_document(file, History)
+            return self._histories[name, commit]
         except DocumentError as exc:
             hint = "somebody changed it by hand; restore it from an earlier commit"
             raise IntegrityError(f"{HISTORY_JSON} of {name} is damaged: {exc.message}", hint=hint) from exc
 
     def get(self, ref: NamedRef) -> PlanBundle:
         """Read a plan at the commit that a reference means, and check all of its bytes."""
+        return one_plan(self.open(ref), ref)
+
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
         check_name(ref.name)
         if ref.version is not None and is_commit(ref.version):
             return self._read(ref, ref.version, None, ())
@@ -177,12 +193,12 @@ class HubStore:
         return self._checked(named, file, commit, warnings=warnings, path=ref.path)
 
     def publish(
-        self, bundle: PlanBundle, name: str, version: str, *, propose: bool = False, private: bool | None = None
+        self, bundle: Bundle, name: str, version: str, *, propose: bool = False, private: bool | None = None
     ) -> Published:
         """Publish a bundle in one commit.
 
         Args:
-            bundle: As :func:`read_bundle` returned it.
+            bundle: As :func:`read_any_bundle` returned it.
             name: ``owner/repo``; made where it does not exist.
             version: Semantic version.
             propose: Open a pull request, for those who may only read.
@@ -250,6 +266,18 @@ class HubStore:
         """The plan at a commit."""
         return read_document(self._fetch(name, commit, PLAN_JSON), Plan)
 
+    def documents_at(self, name: str, commit: str, manifest: Manifest) -> Plan | HybridPlans:
+        """What a version says of itself: the plan, or the hybrid and its members' plans; no vectors are fetched."""
+        if not is_hybrid(manifest):
+            return self.plan_at(name, commit)
+        hybrid = read_document(self._fetch(name, commit, HYBRID_YAML), Hybrid)
+        plans = {
+            member.name: read_document(self._fetch(name, commit, f"{member.name}/{PLAN_JSON}"), Plan)
+            for member in hybrid.members
+            if member.is_path
+        }
+        return HybridPlans(hybrid, plans)
+
     def _version_at(self, name: str, commit: str) -> str | None:
         manifest = self.manifest_at(name, commit)
         return manifest.version if manifest is not None else None
@@ -289,7 +317,7 @@ class HubStore:
                 context={"ref": str(ref), "nearest": names},
             ) from exc  # fmt: skip
 
-    def _pinned(self, ref: NamedRef) -> PlanBundle | None:
+    def _pinned(self, ref: NamedRef) -> Bundle | None:
         """A plan whose digest the reference pins, from the cache alone."""
         refs = self.client.remembered(ref.name)
         if refs is None:
@@ -307,8 +335,8 @@ class HubStore:
 
     def _read(
         self, ref: NamedRef, commit: str, version: str | None, warnings: tuple[str, ...], digest: str | None = None
-    ) -> PlanBundle:
-        manifest = None if ref.member else self.manifest_at(ref.name, commit)
+    ) -> Bundle:
+        manifest = self.manifest_at(ref.name, commit)
         if manifest is None:
             if digest is not None:
                 raise IntegrityError(f"{ref}: its commit {commit[:12]} has no {MANIFEST_JSON}: the tag was moved")
@@ -320,35 +348,55 @@ class HubStore:
                 hint="versions never change; ask the owner, or take the commit that you trust: @<commit>",
                 context={"ref": str(ref), "expected": version, "actual": manifest.version},
             )
-        sizes = self._sizes(ref.name, commit, [entry.path for entry in manifest.files])
-        for entry in manifest.files:
+        if digest not in {None, manifest.plan_digest}:
+            raise IntegrityError(
+                f"{ref} on {self.place} at {commit[:12]} is not the plan that its history names: expected {digest}, "
+                f"actual {manifest.plan_digest}",
+                context={"ref": str(ref), "expected": digest, "actual": manifest.plan_digest},
+            )
+        needed = files_for(manifest, ref.member)
+        entries = [entry for entry in manifest.files if entry.path in needed]
+        sizes = self._sizes(ref.name, commit, needed)
+        for entry in entries:
             if sizes is not None and sizes.get(entry.path) != entry.num_bytes:
                 raise IntegrityError(
                     f"{entry.path} of {ref} has {sizes.get(entry.path)} bytes, its manifest says {entry.num_bytes}",
                     context={"ref": str(ref), "expected": entry.num_bytes, "actual": sizes.get(entry.path)},
                 )
-        files = [self.client.fetch(ref.name, commit, e.path, e.num_bytes) for e in manifest.files]
-        check_listed({entry.path: file for entry, file in zip(manifest.files, files, strict=True)}, manifest)
-        plan_file = next((file for file in files if file.name == PLAN_YAML), files[0])
-        digest = digest or manifest.plan_digest
-        return self._checked(ref, plan_file, commit, version=manifest.version, warnings=warnings, digest=digest)
+        files = {entry.path: self.client.fetch(ref.name, commit, entry.path, entry.num_bytes) for entry in entries}
+        check_listed(files, manifest)
+        top = files[HYBRID_YAML if is_hybrid(manifest) else PLAN_YAML].parent
+        version = manifest.version
+        return read_version(
+            top, manifest, ref, f"{self.place} at {commit[:12]}",
+            origin=f"{ref.name}@{version} on {self.place} at {commit[:12]}",
+            source=HubSource(endpoint=self.place, repository=ref.name, commit=commit, version=version),
+            warnings=warnings, history=self._known_history(ref.name),
+        )  # fmt: skip
+
+    def _known_history(self, name: str) -> History | None:
+        """What the Hub said last, from the cache alone; the plan itself needs none of it."""
+        try:
+            refs = self.client.remembered(name)
+            if refs is None or refs.head is None or self.client.cached(name, refs.head, HISTORY_JSON) is None:
+                return None
+            return self.history_at(name, refs.head)
+        except IntegrityError:  # who needs it asks for it, and gets the error
+            return None
 
     def _checked(
-        self, ref: NamedRef, file: Path, commit: str, *, version: str | None = None, warnings: tuple[str, ...] = (),
-        digest: str | None = None, path: str | None = None,
-    ) -> PlanBundle:  # fmt: skip
+        self, ref: NamedRef, file: Path, commit: str, *, warnings: tuple[str, ...] = (), path: str | None = None
+    ) -> PlanBundle:
+        """A plan that no manifest lists."""
         bundle = read_bundle(file)
-        for expected, what in ((digest, "its history"), (ref.digest, "the reference")):
-            if expected is not None and expected != bundle.plan.digest:
-                raise IntegrityError(
-                    f"{ref} on {self.place} at {commit[:12]} is not the plan that {what} names: expected {expected}, "
-                    f"actual {bundle.plan.digest}",
-                    context={"ref": str(ref), "expected": expected, "actual": bundle.plan.digest},
-                )
-        source = HubSource(
-            endpoint=self.place, repository=ref.name, commit=commit, version=version, path=path, member=ref.member
-        )
-        origin = f"{ref.name}@{version or commit[:12]} on {self.place} at {commit[:12]}"
+        if ref.digest not in {None, bundle.plan.digest}:
+            raise IntegrityError(
+                f"{ref} on {self.place} at {commit[:12]} is not the plan that the reference names: expected "
+                f"{ref.digest}, actual {bundle.plan.digest}",
+                context={"ref": str(ref), "expected": ref.digest, "actual": bundle.plan.digest},
+            )
+        source = HubSource(endpoint=self.place, repository=ref.name, commit=commit, path=path, member=ref.member)
+        origin = f"{ref.name}@{commit[:12]} on {self.place} at {commit[:12]}"
         return replace(bundle, origin=origin, source=source, warnings=warnings)
 
     def _files(self, repo: str, commit: str, path: str) -> Path:

@@ -4,6 +4,7 @@ from flashrl_registry.compiler import checkpoint_bytes, tensor_bytes, weight_byt
 from flashrl_registry.documents import History, Plan
 from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.yaml_writer import dump_text
+from flashrl_registry.registry.hybrids import HybridPlans
 from flashrl_registry.registry.ref import is_name
 from flashrl_registry.registry.standing import standing_of
 
@@ -11,9 +12,11 @@ TAG = "flashrl-plan"
 LIBRARY = "flashrl"
 
 
-def tags_of(plan: Plan, version: str) -> list[str]:
+def tags_of(published: Plan | HybridPlans, version: str) -> list[str]:
     """Tags by which the Hub finds a plan: ``list_models(filter=[...])`` takes all of them together."""
-    schemes = sorted({rule.shown_scheme().replace(" ", "_") for rule in plan.rules})
+    plans = list(published.plans.values()) if isinstance(published, HybridPlans) else [published]
+    plan, digest = plans[0], _digest(published)
+    schemes = sorted({rule.shown_scheme().replace(" ", "_") for each in plans for rule in each.rules})
     return [
         TAG,
         "flashrl-schema-1",
@@ -22,25 +25,32 @@ def tags_of(plan: Plan, version: str) -> list[str]:
         f"model:{plan.base_model.name}",
         f"vllm:{plan.engine.vllm}",
         f"plan-version:{version}",
-        f"plan-digest:{plan.digest}",
+        f"plan-digest:{digest}",
     ]
 
 
-def card(plan: Plan, name: str, version: str, history: History) -> str:
+def _digest(published: Plan | HybridPlans) -> str | None:
+    return published.hybrid.compute_digest() if isinstance(published, HybridPlans) else published.digest
+
+
+def card(published: Plan | HybridPlans, name: str, version: str, history: History) -> str:
     """README.md of a repository whose newest commit holds this version."""
-    metadata: dict[str, object] = {"library_name": LIBRARY, "tags": tags_of(plan, version)}
+    metadata: dict[str, object] = {"library_name": LIBRARY, "tags": tags_of(published, version)}
+    plan = published.first if isinstance(published, HybridPlans) else published
     if is_name(plan.base_model.name):
         # A link to the model's page. No base_model_relation: a plan is not weights, and would be listed among them.
         metadata["base_model"] = plan.base_model.name
-    return f"---\n{dump_text(metadata)}---\n{_body(plan, name, version, history)}"
+    return f"---\n{dump_text(metadata)}---\n{_body(published, plan, name, version, history)}"
 
 
-def _body(plan: Plan, name: str, version: str, history: History) -> str:
-    before, after = checkpoint_bytes(plan), weight_bytes(plan)
+def _body(published: Plan | HybridPlans, plan: Plan, name: str, version: str, history: History) -> str:
+    is_hybrid = isinstance(published, HybridPlans)
+    about = published.hybrid.description if isinstance(published, HybridPlans) else plan.description
+    what = "Plans for different replicas of one job" if is_hybrid else "A plan"
     lines = [
         f"# {name}",
         "",
-        plan.description or f"A plan for 8-bit rollouts of `{plan.base_model.name}` inside vLLM.",
+        about or f"{what} for 8-bit rollouts of `{plan.base_model.name}` inside vLLM.",
         "",
         "```console",
         f"$ FLASHRL_CONFIG=hf://{name}@{version} python train.py",
@@ -51,13 +61,7 @@ def _body(plan: Plan, name: str, version: str, history: History) -> str:
         f"| version | {version} |",
         f"| model | `{plan.base_model.name}` ({plan.base_model.architecture}, {plan.base_model.num_tensors} tensors) |",
         f"| engine | vLLM `{plan.engine.vllm}` |",
-        f"| weights in the engine | {after / 1e9:.2f} GB, {after / before:.0%} of the bf16 checkpoint (predicted) |",
-        f"| profile | {'measured, its vectors are in this repository' if plan.profile else 'none needed'} |",
-        f"| digest | `{plan.digest}` |",
-        "",
-        "| treatment | tensors | checkpoint | engine |",
-        "|---|---:|---:|---:|",
-        *_treatments(plan),
+        *(_members(published, name) if isinstance(published, HybridPlans) else _one_plan(published)),
         "",
         *_state(history),
         "`plan.yaml` is for people, `plan.json` holds the digested bytes, `manifest.json` hashes every file and "
@@ -66,6 +70,39 @@ def _body(plan: Plan, name: str, version: str, history: History) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _one_plan(plan: Plan) -> list[str]:
+    return [
+        f"| weights in the engine | {_weights(plan)} (predicted) |",
+        f"| profile | {'measured, its vectors are in this repository' if plan.profile else 'none needed'} |",
+        f"| digest | `{plan.digest}` |",
+        "",
+        "| treatment | tensors | checkpoint | engine |",
+        "|---|---:|---:|---:|",
+        *_treatments(plan),
+    ]
+
+
+def _members(published: HybridPlans, name: str) -> list[str]:
+    lines = [
+        f"| digest | `{_digest(published)}` |",
+        "",
+        f"Replicas take the members in turn; `hf://{name}:MEMBER` is one of them.",
+        "",
+        "| member | replicas in a row | weights in the engine (predicted) | digest |",
+        "|---|---:|---|---|",
+    ]
+    for member in published.hybrid.members:
+        plan = published.plans.get(member.name)
+        facts = f"{_weights(plan)} | `{plan.digest}`" if plan else f"`{member.plan}`, made for the engine's model |"
+        lines.append(f"| `{member.name}` | {member.weight} | {facts} |")
+    return lines
+
+
+def _weights(plan: Plan) -> str:
+    before, after = checkpoint_bytes(plan), weight_bytes(plan)
+    return f"{after / 1e9:.2f} GB, {after / before:.0%} of the bf16 checkpoint"
 
 
 def _treatments(plan: Plan) -> list[str]:

@@ -20,12 +20,12 @@ from flashrl_registry.errors import (
     RegistryError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import now
 from flashrl_registry.registry.folders import check_name
 from flashrl_registry.registry.hub import HISTORY_JSON, Head, HubStore
 from flashrl_registry.registry.hub_card import card
 from flashrl_registry.registry.hub_client import Landed, Refs
+from flashrl_registry.registry.hybrids import Bundle, HybridPlans, documents_of
 from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
 from flashrl_registry.registry.version import MANIFEST_JSON, write_version
@@ -50,14 +50,13 @@ class Push:
     """
 
     def __init__(
-        self, store: HubStore, bundle: PlanBundle, name: str, version: str, *, propose: bool, private: bool | None
+        self, store: HubStore, bundle: Bundle, name: str, version: str, *, propose: bool, private: bool | None
     ) -> None:
         check_name(name, version)
         self.store, self.client = store, store.client
         self.bundle, self.name, self.version = bundle, name, version
         self.propose, self.private = propose, private
-        assert bundle.plan.digest is not None
-        self.event = PublishEvent(at=now(), by=store.whoami(), version=version, plan_digest=bundle.plan.digest)
+        self.event = PublishEvent(at=now(), by=store.whoami(), version=version, plan_digest=bundle.digest)
 
     def run(self) -> Published:
         """Publish; see :meth:`HubStore.publish`.
@@ -164,7 +163,7 @@ class Push:
         history = History(name=self.name, events=[*head.history.events, self.event])
         add: dict[str, bytes | Path] = dict(files)
         add[HISTORY_JSON] = history.json_file()
-        add[README] = card(self.bundle.plan, self.name, self.version, history).encode()
+        add[README] = card(documents_of(self.bundle), self.name, self.version, history).encode()
         old = self.store.manifest_at(self.name, head.refs.head)
         gone = sorted({entry.path for entry in old.files} - set(add)) if old else []
         title = f"Publish v{self.version}"
@@ -195,9 +194,15 @@ class Push:
                 self.client.sleep(wait)
         return Published(self.name, self.version, manifest, self.store.place, created=created, notes=notes)
 
+    def _documents_at(self, commit: str) -> Plan | HybridPlans:
+        manifest = self.store.manifest_at(self.name, commit)
+        if manifest is None:
+            return self.store.plan_at(self.name, commit)
+        return self.store.documents_at(self.name, commit, manifest)
+
     def _taken(self, commit: str, there: str, base: Head | None) -> RegistryError:
         """Another plan has the version: three sides, so that its owner can decide."""
-        theirs, mine = self.store.plan_at(self.name, commit), self.bundle.plan
+        theirs, mine = self._documents_at(commit), documents_of(self.bundle)
         ref = f"{self.name}@{self.version}"
         context = {"ref": ref, "expected": there, "actual": self.event.plan_digest, "theirs": _changes(mine, theirs)}
         hint = "a published version never changes; publish yours under the next version"
@@ -210,7 +215,7 @@ class Push:
         before = highest(base.versions, base.standing)
         sides = ""
         if before is not None:
-            start = self.store.plan_at(self.name, self.store.commit_of_version(self.name, before, base))
+            start = self._documents_at(self.store.commit_of_version(self.name, before, base))
             context |= {
                 "base": before,
                 "theirs_since_base": _changes(start, theirs),
@@ -226,8 +231,13 @@ class Push:
         )  # fmt: skip
 
 
-def _changes(before: Plan, after: Plan) -> list[str]:
-    """What differs between two plans, in few words."""
+def _changes(before: Plan | HybridPlans, after: Plan | HybridPlans) -> list[str]:
+    """What differs between two plans or hybrids, in few words."""
+    if isinstance(before, HybridPlans) and isinstance(after, HybridPlans):
+        old, new = ({member.name: member for member in side.hybrid.members} for side in (before, after))
+        return [f"member '{name}'" for name in {**old, **new} if old.get(name) != new.get(name)][:20]
+    if isinstance(before, HybridPlans) or isinstance(after, HybridPlans):
+        return ["whether it is a hybrid"]
     found = diff_plans(before, after)
     changes = [setting.where for setting in found.settings] + [change.names for change in found.tensors]
     return changes[:20]
@@ -284,7 +294,7 @@ def _card(store: HubStore, name: str, head: Head, history: History) -> dict[str,
     manifest = store.manifest_at(name, commit) if commit else None
     if manifest is None or commit is None:
         return {}
-    return {README: card(store.plan_at(name, commit), name, manifest.version, history).encode()}
+    return {README: card(store.documents_at(name, commit, manifest), name, manifest.version, history).encode()}
 
 
 def _title(event: Event) -> str:

@@ -111,7 +111,8 @@ def _line(
     except FlashRLError as exc:
         return exc
     try:
-        architecture, vllm = facts_of(json.loads(read_text(folder / PLAN_JSON)))
+        plan = next((entry.path for entry in manifest.files if entry.path.endswith(f"/{PLAN_JSON}")), PLAN_JSON)
+        architecture, vllm = facts_of(json.loads(read_text(folder / plan)))  # of a hybrid, its first member's
     except FlashRLError as exc:
         return exc
     except (ValueError, KeyError, TypeError):  # the bytes were changed: the listing stands, reading the plan says so

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flashrl_registry.documents import Lock
 from flashrl_registry.errors import FlashRLError, RegistryError
-from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.chain import CACHE
+from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.locking import commits_of
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Store
@@ -50,15 +50,15 @@ def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
             if name not in seen:
                 seen.add(name)
                 store.history(name)
-            bundle = store.get(ref)
+            bundle = store.open(ref)
             if trust is not None:
                 bundle = _checked(trust, store, name, bundle)
-            yield Verified(line.ref, bundle.plan.digest, None, bundle.signed_by)
+            yield Verified(line.ref, bundle.digest, None, bundle.signed_by)
         except FlashRLError as exc:
             yield Verified(line.ref, None, exc)
 
 
-def _checked(trust: Trust, store: Store, name: str, bundle: PlanBundle) -> PlanBundle:
+def _checked(trust: Trust, store: Store, name: str, bundle: Bundle) -> Bundle:
     from flashrl_registry.registry.signing import check_trust
 
     return check_trust(trust, store, name, bundle)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flashrl_registry.documents import History, Plan, read_document
+from flashrl_registry.documents import History, read_document
 from flashrl_registry.documents.history import Event
 from flashrl_registry.documents.lock import LocalSource
 from flashrl_registry.errors import (
@@ -35,9 +35,10 @@ from flashrl_registry.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.bundle import PlanBundle, read_bundle
+from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import check_new_name, entries, version_folder
+from flashrl_registry.registry.hybrids import Bundle, identity_of, one_plan, read_version
 from flashrl_registry.registry.ref import NamedRef, is_name, is_version
 from flashrl_registry.registry.root import REGISTRY_VARIABLE, default_registry_root
 from flashrl_registry.registry.standing import in_order, select, standing_of
@@ -73,11 +74,11 @@ class LocalStore:
         """The user of this process."""
         return local_user()
 
-    def publish(self, bundle: PlanBundle, name: str, version: str) -> Published:
+    def publish(self, bundle: Bundle, name: str, version: str) -> Published:
         """Publish a bundle; all of it becomes visible at once, or nothing.
 
         Args:
-            bundle: As :func:`read_bundle` returned it.
+            bundle: As :func:`read_any_bundle` returned it.
             name: ``namespace/name``.
             version: Semantic version.
 
@@ -96,7 +97,7 @@ class LocalStore:
             with self._staging() as stage:
                 manifest = write_version(stage, bundle, name, version)
                 if folder.exists():
-                    return self._published_before(bundle.plan, name, version)
+                    return self._published_before(bundle, name, version)
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 stage.rename(folder)
                 for parent in (folder.parent, folder.parent.parent, self.root):
@@ -166,19 +167,17 @@ class LocalStore:
             NotFoundError: Nothing is published under it; names the nearest.
             IntegrityError: A file differs from the manifest, or the plan from the reference's digest.
         """
-        published, warnings = self._find(ref)
+        return one_plan(self.open(ref), ref)
+
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
+        published, warnings, history = self._find(ref)
         folder = self._folder(published.name, published.version)
         check_files(folder, published.manifest)
-        bundle = read_bundle(folder)
-        for expected, what in ((published.manifest.plan_digest, "its manifest"), (ref.digest, "the reference")):
-            if expected is not None and expected != bundle.plan.digest:
-                raise IntegrityError(
-                    f"{published.ref} in {self.root} is not the plan that {what} names: expected {expected}, "
-                    f"actual {bundle.plan.digest}",
-                    context={"ref": published.ref, "expected": expected, "actual": bundle.plan.digest},
-                )
-        source = LocalSource(name=published.name, version=published.version)
-        return replace(bundle, origin=f"{published.ref} in {self.root}", source=source, warnings=warnings)
+        return read_version(
+            folder, published.manifest, ref, str(self.root), origin=f"{published.ref} in {self.root}",
+            source=LocalSource(name=published.name, version=published.version), warnings=warnings, history=history,
+        )  # fmt: skip
 
     def versions(self, name: str) -> builtins.list[str]:
         """Published versions of a name, lowest first; empty for an unknown name."""
@@ -236,19 +235,14 @@ class LocalStore:
     def _folder(self, name: str, version: str) -> Path:
         return version_folder(self.root, name, version)
 
-    def _find(self, ref: NamedRef) -> tuple[Published, tuple[str, ...]]:
+    def _find(self, ref: NamedRef) -> tuple[Published, tuple[str, ...], History]:
         self._folder(ref.name, "0.0.0")  # refuses a malformed name before it becomes a path
         versions = self.versions(ref.name)
         if not versions:
             raise self._not_found(ref)
-        if ref.member is not None:
-            raise NotFoundError(
-                f"{ref.name} in {self.place} holds one plan and no member '{ref.member}'",
-                hint=f"write {ref.name} without ':{ref.member}'",
-                context={"ref": str(ref), "stores": [str(self.root)]},
-            )
-        version, warnings = select(ref, versions, standing_of(self.history(ref.name)), self.place)
-        return self._manifest(ref.name, version), warnings
+        history = self.history(ref.name)
+        version, warnings = select(ref, versions, standing_of(history), self.place)
+        return self._manifest(ref.name, version), warnings, history
 
     def _not_found(self, ref: NamedRef) -> NotFoundError:
         names = list(self.names())
@@ -265,17 +259,17 @@ class LocalStore:
         folder = self.root / name / version
         return Published(name, version, read_manifest(folder, name, version), self.place, folder)
 
-    def _published_before(self, plan: Plan, name: str, version: str) -> Published:
-        there = self.get(NamedRef(name, version)).plan
-        if there.digest != plan.digest:
-            old, new = there.identity(), plan.identity()
+    def _published_before(self, bundle: Bundle, name: str, version: str) -> Published:
+        there = self.open(NamedRef(name, version))
+        if there.digest != bundle.digest:
+            old, new = identity_of(there), identity_of(bundle)
             fields = [key for key in {**old, **new} if old.get(key) != new.get(key)]
             ref = f"{name}@{version}"
             raise AlreadyPublishedError(
                 f"{ref} is published already and holds another plan: it differs in {', '.join(fields)} "
-                f"(published {there.digest}, yours {plan.digest})",
+                f"(published {there.digest}, yours {bundle.digest})",
                 hint="a published version never changes; publish yours under the next version",
-                context={"ref": ref, "expected": there.digest, "actual": plan.digest, "fields": fields},
+                context={"ref": ref, "expected": there.digest, "actual": bundle.digest, "fields": fields},
             )
         return replace(self._manifest(name, version), created=False)
 

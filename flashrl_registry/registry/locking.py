@@ -8,9 +8,9 @@ from pathlib import Path
 from flashrl_registry.documents import Lock, LockedPlan
 from flashrl_registry.documents.lock import PathSource, Source
 from flashrl_registry.errors import FlashRLError, InvalidRefError
-from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.chain import PlanSource
-from flashrl_registry.registry.open import open_bundle
+from flashrl_registry.registry.hybrids import Bundle, HybridBundle
+from flashrl_registry.registry.open import open_any
 from flashrl_registry.registry.ref import PathRef, PresetRef, parse_ref
 
 LOCK_FILE = "flashrl.lock"
@@ -48,7 +48,7 @@ class Checked:
         )
 
 
-def lock_references(references: Iterable[str], store: PlanSource, folder: Path) -> tuple[Lock, list[PlanBundle]]:
+def lock_references(references: Iterable[str], store: PlanSource, folder: Path) -> tuple[Lock, list[Bundle]]:
     """Resolve references and write down where they lead.
 
     Args:
@@ -89,21 +89,21 @@ def commits_of(locks: Sequence[Lock]) -> set[str]:
     return {entry.source.commit for lock in locks for entry in lock.entries if entry.source.kind == "hub"}
 
 
-def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, PlanBundle]:
+def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, Bundle]:
     ref = parse_ref(text)
     if isinstance(ref, PresetRef):
         raise InvalidRefError(
             f"'{text}' is a scheme name: it means another plan for every model, so there is nothing to lock",
             hint=f"compile it for the model and lock that: flashrl-registry compile -m MODEL --scheme {text} -o DIR",
         )
-    bundle = open_bundle(ref, store)
+    bundle = open_any(ref, store)
     path = str(ref.path) if isinstance(ref, PathRef) else ""
     if path and not Path(path).is_absolute():
         path = os.path.relpath(path, folder)
     return lock_bundle(text, bundle, path), bundle
 
 
-def lock_bundle(requested: str, bundle: PlanBundle, path: str = "") -> LockedPlan:
+def lock_bundle(requested: str, bundle: Bundle, path: str = "") -> LockedPlan:
     """What a lock says of a plan that was found.
 
     Args:
@@ -112,10 +112,9 @@ def lock_bundle(requested: str, bundle: PlanBundle, path: str = "") -> LockedPla
         path: Of a plan that no store holds.
     """
     source: Source = bundle.source or PathSource(path=path)
-    plan = bundle.plan
-    assert plan.digest is not None  # a bundle without one is not opened
-    sidecar = plan.profile.sidecar if plan.profile else None
-    return LockedPlan(requested=requested, source=source, plan_digest=plan.digest, sidecar=sidecar)
+    profile = None if isinstance(bundle, HybridBundle) else bundle.plan.profile
+    sidecar = profile.sidecar if profile else None
+    return LockedPlan(requested=requested, source=source, plan_digest=bundle.digest, sidecar=sidecar)
 
 
 def _place(source: Source) -> str:

@@ -7,6 +7,7 @@ from flashrl_registry.compiler import PlanDiff, diff_plans
 from flashrl_registry.errors import NotFoundError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.standing import highest, in_order, standing_of
 from flashrl_registry.registry.store import Store
@@ -30,7 +31,7 @@ class Preview:
     lower: tuple[str, ...] = ()
 
 
-def preview(store: Store, bundle: PlanBundle, name: str, version: str) -> Preview:
+def preview(store: Store, bundle: Bundle, name: str, version: str) -> Preview:
     """Compare a bundle with what a store has.
 
     Raises:
@@ -43,10 +44,17 @@ def preview(store: Store, bundle: PlanBundle, name: str, version: str) -> Previe
     except NotFoundError:
         versions = []
     if version in versions:
-        there = store.get(NamedRef(name, version)).plan
-        state: Literal["same", "taken"] = "same" if there.digest == bundle.plan.digest else "taken"
-        return Preview(state, version, diff_plans(there, bundle.plan))
+        there = store.open(NamedRef(name, version))
+        state: Literal["same", "taken"] = "same" if there.digest == bundle.digest else "taken"
+        return Preview(state, version, _changes(there, bundle))
     base = highest(versions, standing_of(store.history(name))) if versions else None
-    changes = diff_plans(store.get(NamedRef(name, base)).plan, bundle.plan) if base else None
+    changes = _changes(store.open(NamedRef(name, base)), bundle) if base else None
     above = in_order([version, *versions])
     return Preview("new", base, changes, tuple(above[above.index(version) + 1 :]))
+
+
+def _changes(before: Bundle, after: Bundle) -> PlanDiff | None:
+    """Of two plans; hybrids are compared member by member with ``diff``."""
+    if isinstance(before, PlanBundle) and isinstance(after, PlanBundle):
+        return diff_plans(before.plan, after.plan)
+    return None

@@ -21,6 +21,7 @@ from flashrl_registry.documents import History, Manifest
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import FlashRLError, StoreUnavailableError
 from flashrl_registry.registry.bundle import PlanBundle
+from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef
 
 
@@ -113,11 +114,16 @@ class Store(Protocol):
         Raises:
             NotFoundError: Nothing is published under the reference.
             IntegrityError: Bytes differ from what was recorded, or the plan from the one that the reference pins.
+            InvalidRefError: It is a hybrid, and the reference names none of its members.
             AccessDeniedError, StoreUnavailableError: The store does not answer.
         """
         ...
 
-    def publish(self, bundle: PlanBundle, name: str, version: str) -> Published:
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
+        ...
+
+    def publish(self, bundle: Bundle, name: str, version: str) -> Published:
         """Publish a bundle; all of it becomes visible at once, or nothing.
 
         Raises:

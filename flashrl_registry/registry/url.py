@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,10 @@ from flashrl_registry.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.bundle import PLAN_YAML, PlanBundle, read_bundle
+from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_version
 from flashrl_registry.registry.ref import NamedRef, is_name, is_version
 from flashrl_registry.registry.standing import Standing, in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
@@ -105,26 +105,25 @@ class UrlStore:
 
     def get(self, ref: NamedRef) -> PlanBundle:
         """Read a plan and check all of its bytes."""
+        return one_plan(self.open(ref), ref)
+
+    def open(self, ref: NamedRef) -> Bundle:
+        """As :meth:`get`; a hybrid where the reference names one."""
         check_name(ref.name)
         versions = self.versions(ref.name)
-        if not versions or ref.member is not None:
-            what = f"has no member '{ref.member}'" if versions else "is not published"
-            raise NotFoundError(f"{ref.name} {what} in {self.place}", context={"ref": str(ref), "stores": [self.place]})
-        version, warnings = select(ref, versions, standing_of(self.history(ref.name)), self.place)
+        if not versions:
+            what = f"{ref.name} is not published in {self.place}"
+            raise NotFoundError(what, context={"ref": str(ref), "stores": [self.place]})
+        history = self.history(ref.name)
+        version, warnings = select(ref, versions, standing_of(history), self.place)
         manifest = self._manifest(ref.name, version)
-        bundle = read_bundle(self._materialized(manifest) / PLAN_YAML)
-        for expected, what in ((manifest.plan_digest, "its manifest"), (ref.digest, "the reference")):
-            if expected is not None and expected != bundle.plan.digest:
-                raise IntegrityError(
-                    f"{ref} in {self.place} is not the plan that {what} names: expected {expected}, "
-                    f"actual {bundle.plan.digest}",
-                    context={"ref": str(ref), "expected": expected, "actual": bundle.plan.digest},
-                )
-        source = UrlSource(url=self.address, name=ref.name, version=version)
-        origin = f"{ref.name}@{version} in {self.place}"
-        return replace(bundle, origin=origin, source=source, warnings=warnings)
+        folder = self._materialized(manifest, files_for(manifest, ref.member))
+        return read_version(
+            folder, manifest, ref, self.place, origin=f"{ref.name}@{version} in {self.place}",
+            source=UrlSource(url=self.address, name=ref.name, version=version), warnings=warnings, history=history,
+        )  # fmt: skip
 
-    def publish(self, bundle: PlanBundle, name: str, version: str) -> Published:
+    def publish(self, bundle: Bundle, name: str, version: str) -> Published:
         """Publish a bundle; creating its manifest makes it visible."""
         check_name(name, version)
         self._check_writable()
@@ -197,16 +196,16 @@ class UrlStore:
             raise IntegrityError(f"{path} in {self.place} is not the manifest of {name}@{version}")
         return manifest
 
-    def _materialized(self, manifest: Manifest) -> Path:
-        """A folder with the version's files, from the cache where they are; hashed every time."""
+    def _materialized(self, manifest: Manifest, paths: list[str]) -> Path:
+        """A folder with files of a version, from the cache where they are; hashed every time."""
         assert manifest.digest is not None
         folder = self._cache.parent / "versions" / manifest.digest.removeprefix("sha256:")
-        for entry in manifest.files:
+        for entry in (entry for entry in manifest.files if entry.path in paths):
             file = folder / entry.path
             if not file.is_file() or file.stat().st_size != entry.num_bytes:
                 data = self._read(f"objects/{entry.digest.removeprefix('sha256:')}", entry.num_bytes)
                 write_atomically(file, data)
-        check_listed({entry.path: folder / entry.path for entry in manifest.files}, manifest)
+        check_listed({path: folder / path for path in paths}, manifest)
         return folder
 
     def _put_object(self, digest: str, data: bytes) -> None:

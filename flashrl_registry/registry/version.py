@@ -1,25 +1,26 @@
 """One published version: a folder with a manifest that lists and hashes everything else in it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flashrl_registry.documents import Manifest, ManifestFile, read_document, write_document
 from flashrl_registry.errors import IntegrityError, ParseError, SchemaError
-from flashrl_registry.registry.bundle import PlanBundle, hash_file, read_bundle, write_bundle
+from flashrl_registry.registry.bundle import hash_file
+from flashrl_registry.registry.hybrids import Bundle, HybridBundle, read_any_bundle, write_any_bundle
 
 MANIFEST_JSON = "manifest.json"
 
 
-def write_version(folder: Path, bundle: PlanBundle, name: str, version: str) -> Manifest:
+def write_version(folder: Path, bundle: Bundle, name: str, version: str) -> Manifest:
     """Write a version's files, check them by reading them back, and make them read-only and durable.
 
     The files are made from the bundle's checked values, so nothing is published that a digest does not cover.
 
     Args:
         folder: Empty.
-        bundle: As :func:`read_bundle` returned it.
+        bundle: As :func:`read_any_bundle` returned it.
         name: ``namespace/name``.
         version: Semantic version.
 
@@ -29,18 +30,20 @@ def write_version(folder: Path, bundle: PlanBundle, name: str, version: str) -> 
     Raises:
         IntegrityError: The sidecar changed since the bundle was read.
     """
-    files = write_bundle(folder, bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
-    staged = read_bundle(folder)  # hashes the sidecar as it was copied
-    assert staged.plan.digest is not None
+    files = write_any_bundle(folder, bundle)
+    staged = read_any_bundle(folder)  # hashes the sidecar as it was copied
+    plan = staged.first if isinstance(staged, HybridBundle) else staged.plan
     manifest = Manifest(
         name=name,
         version=version,
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        plan_digest=staged.plan.digest,
-        base_model=staged.plan.base_model.name,
-        schemes=sorted({rule.shown_scheme() for rule in staged.plan.rules}),
+        plan_digest=staged.digest,
+        base_model=plan.base_model.name,
+        schemes=staged.schemes,
         files=[
-            ManifestFile(path=file.name, digest=hash_file(file), num_bytes=file.stat().st_size)
+            ManifestFile(
+                path=file.relative_to(folder).as_posix(), digest=hash_file(file), num_bytes=file.stat().st_size
+            )
             for file in sorted(files)
         ],
     )
@@ -50,7 +53,8 @@ def write_version(folder: Path, bundle: PlanBundle, name: str, version: str) -> 
         file.chmod(0o444)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    sync_folder(folder)
+    for inside in {file.parent for file in files} | {folder}:
+        sync_folder(inside)
     return manifest
 
 
@@ -84,10 +88,21 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         IntegrityError: Files differ, are missing, or are not listed; all of them in one error.
     """
     found = {entry.path: _hash(folder / entry.path) for entry in manifest.files}
-    for path in sorted(file.name for file in folder.iterdir()):
-        if path not in found and path != MANIFEST_JSON and not path.startswith("."):
+    for path in sorted(_files_in(folder, "")):
+        if path not in found and path != MANIFEST_JSON:
             found[path] = "not in the manifest"
     _compare(found, manifest, str(folder), _repair(folder))
+
+
+def _files_in(folder: Path, prefix: str) -> Iterator[str]:
+    """Paths under a version's folder, without hidden ones; a link is a file, wherever it leads."""
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _files_in(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name
 
 
 def check_listed(files: Mapping[str, Path], manifest: Manifest) -> None:
