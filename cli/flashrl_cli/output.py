@@ -7,16 +7,20 @@ rich before a progress bar is drawn: it costs more than ``--help`` may.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from flashrl_registry.errors import FlashRLError
 
 _SHOWN_OTHERS = 5
 
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, name)."""
+
+class Progress(Protocol):
+    """Called with (done, total, name), and with the bytes that were read so far where they are counted."""
+
+    def __call__(self, done: int, total: int, name: str, num_bytes: int = 0, /) -> None: ...  # noqa: D102
 
 
 def result(data: Mapping[str, Any], text: str, *, as_json: bool, ok: bool = True) -> None:
@@ -104,14 +108,16 @@ def progress(label: str, *, enabled: bool = True) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}", style="dim"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[name]}", style="dim"),
     )  # fmt: skip
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, name="")
+        task = bar.add_task(label, total=None, name="", rate="")
+        start = time.monotonic()
 
-        def update(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, name=name)
+        def update(done: int, total: int, name: str, num_bytes: int = 0, /) -> None:
+            rate = f"{num_bytes / 1e9 / max(time.monotonic() - start, 1e-6):.2f} GB/s" if num_bytes else ""
+            bar.update(task, completed=done, total=total, name=name, rate=rate)
 
         yield update
 

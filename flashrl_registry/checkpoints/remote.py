@@ -36,12 +36,14 @@ class RemoteCheckpoint:
         revision: The commit that everything was read at.
         config: Parsed config.json.
         inventory: Names, shapes, dtypes.
+        shards: Safetensors files, in order of their names.
     """
 
     repo_id: str
     revision: str
     config: dict[str, Any]
     inventory: Inventory
+    shards: tuple[str, ...] = ()
 
 
 def read_inventory(model: str, name: str | None = None) -> Inventory:
@@ -54,11 +56,18 @@ def read_inventory(model: str, name: str | None = None) -> Inventory:
     Raises:
         CheckpointError: As :func:`read_checkpoint` and :func:`read_remote_checkpoint`.
     """
+    remote = hub_id(model)
+    if remote is None:
+        return read_checkpoint(Path(model).expanduser(), name).inventory
+    return read_remote_checkpoint(*remote, name=name).inventory
+
+
+def hub_id(model: str) -> tuple[str, str | None] | None:
+    """Repository and revision where a user's text names a model on the Hub; None where it is a folder."""
     match = _REMOTE.fullmatch(model)
-    folder = Path(model).expanduser()
-    if match is None or folder.exists():
-        return read_checkpoint(folder, name).inventory
-    return read_remote_checkpoint(match["repo_id"], match["revision"], name=name).inventory
+    if match is None or Path(model).expanduser().exists():
+        return None
+    return match["repo_id"], match["revision"]
 
 
 def read_remote_checkpoint(
@@ -85,7 +94,7 @@ def read_remote_checkpoint(
 
     api = HfApi(endpoint=endpoint)
     what = f"{repo_id}@{revision}" if revision else repo_id
-    with _typed(what, api.endpoint), quiet_hub():
+    with typed_errors(what, api.endpoint), quiet_hub():
         commit = api.model_info(repo_id, revision=revision).sha
         if commit is None:
             raise CheckpointError(f"{what}: {api.endpoint} names no commit")
@@ -106,11 +115,11 @@ def read_remote_checkpoint(
             hint="the upload is incomplete, or the index belongs to another checkpoint",
         )
     inventory = inventory_from(name or repo_id, config, specs.values(), f"{what}: config.json")
-    return RemoteCheckpoint(repo_id, commit, config, inventory)
+    return RemoteCheckpoint(repo_id, commit, config, inventory, tuple(sorted(metadata.files_metadata)))
 
 
 @contextmanager
-def _typed(what: str, endpoint: str) -> Iterator[None]:
+def typed_errors(what: str, endpoint: str) -> Iterator[None]:
     """huggingface_hub's errors in our words; its HTTP client's errors have one base class with its own."""
     from huggingface_hub import errors
 

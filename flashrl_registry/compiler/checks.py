@@ -148,6 +148,11 @@ def check_frozen(
     """Frozen scales fit only the weights that they were measured on: those linears, with all of their factors."""
     measured = {name for family in profile.tensors if family.role == "quantized" for name in expand(family.names)}
     low = [name for name, how in treatment.items() if how == "int8"]
+    if profile.no_frozen_scales is not None:
+        message = (
+            f"scales: frozen, but no engine takes the scales of {profile.quantized.name}: {profile.no_frozen_scales}"
+        )
+        return [Diagnostic("frozen-needs-scales", "error", "profile", message, "use scales: recompute")]
     found = [
         Diagnostic("frozen-needs-scales", "error", name, "scales: frozen, but the profile has no scale for it",
                    "give it to a bf16 rule, or use scales: recompute")

@@ -125,7 +125,7 @@ def _split_smoothing(
     active: list[SmoothingGroup] = []
     dropped: list[SmoothingGroup] = []
     for group in profile.smoothing if profile else ():
-        whole = all(treatment.get(name) == "int8" for name in members(group))
+        whole = group.not_applicable is None and all(treatment.get(name) == "int8" for name in members(group))
         (active if whole else dropped).append(group)
     return active, dropped
 
@@ -136,6 +136,8 @@ def _dropped_notes(dropped: list[SmoothingGroup], treatment: dict[str, Treatment
         other = [name for name in members(group) if treatment[name] != "int8"]
         leaves = ", ".join(dict.fromkeys(module_of(name).rpartition(".")[2] for name in other))
         message = f"its smoothing is not applied, for not all that share it are int8: not {leaves}"
+        if group.not_applicable is not None:
+            message = f"its smoothing is not applied: {group.not_applicable}, which plans cannot say yet"
         notes.append(Diagnostic("smoothing-dropped", "note", group.source, message))
     return notes
 

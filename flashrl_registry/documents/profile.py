@@ -5,8 +5,10 @@ The document holds text only. Vectors live in a safetensors sidecar named by its
 * ``inv_smoothing/<source>``: float32, one value per output channel of the source tensor. The source is multiplied
   by it (a norm elementwise, a linear row by row); the input columns of the targets are divided by it. For a
   SmoothQuant norm it is ``1/s``.
-* ``weight_scale/<linear>``: float32, shape (out_features,). The dequantization multiplier of the quantized
-  checkpoint, bit for bit.
+* ``weight_scale/<linear>``: float32. The dequantization multipliers of the quantized checkpoint, bit for bit: shape
+  (out_features,) for one scale per output channel, (1,) per tensor, and the blocks' own shape (rows, columns) per
+  group or block. Experts of a fused weight follow one another.
+* ``weight_zero_point/<linear>``: float32, of the same shape; only where the codes are asymmetric.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -19,6 +21,8 @@ from flashrl_registry.documents.quantization import QuantArgs
 from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ProfileScheme = Literal["int8", "fp8_tensor", "fp8_channel", "fp8_block"]
+"""What the quantized checkpoint's codes are."""
 
 
 class Sidecar(Frozen):
@@ -67,6 +71,25 @@ class TensorFamily(Frozen):
         return family_size(self.names)
 
 
+class ChannelMap(Frozen):
+    """Which channels of a source feed which columns, where they are not one and the same.
+
+    Column ``head * head_size + i`` of the targets is fed by row ``start + (head // repeats) * head_size + i`` of the
+    source. With experts in one tensor, rows and columns are counted within each expert.
+    """
+
+    start: Annotated[int, Field(ge=0)]
+    """First row of the source that feeds the targets: a half of a fused gate and up, or the values of a fused qkv."""
+    num_rows: Annotated[int, Field(ge=1)]
+    """How many rows feed them."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Query heads that share one head of keys and values."""
+    head_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows of a head; only where heads are repeated."""
+    num_parts: Annotated[int, Field(ge=1)] = 1
+    """Experts in the tensor."""
+
+
 class SmoothingGroup(Frozen):
     """A factor that was moved from one tensor's output channels into the next linears' input columns."""
 
@@ -82,10 +105,26 @@ class SmoothingGroup(Frozen):
     """Largest value of the vector."""
     num_zero_channels: Annotated[int, Field(ge=0)] = 0
     """Channels that are zero in both checkpoints; their factor is 1."""
+    offset: Literal[1] | None = None
+    """Set for norms that multiply by ``1 + w``, as Gemma's do: the factor multiplies that sum, not ``w``."""
+    channels: ChannelMap | None = None
+    """Set where the targets' columns are not the source's rows, one by one; the vector has a 1 for other rows."""
+    num_dead_channels: Annotated[int, Field(ge=0)] | None = None
+    """Channels whose columns are zero in the codes of every target, so they can be pruned; None where not every row
+    was looked at."""
+
+    @property
+    def not_applicable(self) -> str | None:
+        """Why a plan of this release cannot apply the factor, or None."""
+        if self.offset is not None:
+            return "its norm multiplies by 1 + w"
+        if self.channels is not None:
+            return "its channels feed the targets' columns in another order"
+        return None
 
 
 class LinearFacts(Frozen):
-    """How well the profile reproduces the quantized checkpoint, on evenly spaced rows of one linear."""
+    """How well the profile reproduces the quantized checkpoint, on evenly spaced rows of one linear or on all."""
 
     name: str
     """Weight tensor."""
@@ -94,11 +133,24 @@ class LinearFacts(Frozen):
     codes_equal: Fraction
     """Share of codes equal to the checkpoint's."""
     largest_difference: Annotated[int, Field(ge=0)]
-    """Largest absolute difference of a code."""
+    """Largest absolute difference of a code; of fp8, in neighbouring numbers."""
     residual_rms: Annotated[float, Field(ge=0)]
-    """Root mean square of the unrounded residual, in codes: about 0.29 for round-to-nearest, above 0.37 for GPTQ."""
+    """Root mean square of the unrounded residual, in codes: about 0.29 for round-to-nearest, above 0.37 for GPTQ. Of
+    fp8, in distances of neighbouring numbers."""
     clip_rate: Fraction
     """Share of weights outside the code range under the checkpoint's scales; the baseline of drift warnings."""
+    codes_equal_in_dtype: Fraction | None = None
+    """The same share where each step of the arithmetic is rounded to the reference checkpoint's dtype; None where
+    that is float32."""
+    rounding: Literal["nearest", "gptq", "unclear"] | None = None
+    """What the residual says: rounded to nearest, or with the errors passed on as GPTQ does."""
+    sqnr_db: float | None = None
+    """Signal to quantization noise of the smoothed weight, in dB; for drift, never for ranking schemes."""
+    headroom: Annotated[float, Field(ge=0)] | None = None
+    """Median over rows of the largest code's value over the row's largest weight: how far weights can grow before
+    they clip."""
+    num_dead_columns: Annotated[int, Field(ge=0)] | None = None
+    """Columns whose codes are all zero; None where not every row was looked at."""
 
 
 class Profile(Document):
@@ -113,8 +165,8 @@ class Profile(Document):
     """Additive revision of the schema; not part of the identity."""
     digest: Digest | None = None
     """SHA-256 of the identity, and not part of it; checked at every read."""
-    scheme: Literal["int8"]
-    """The scheme that the pair supports."""
+    scheme: ProfileScheme
+    """What the quantized checkpoint's codes are."""
     reference: BaseModelInfo
     """The bf16 checkpoint."""
     quantized: QuantizedCheckpoint
@@ -127,6 +179,16 @@ class Profile(Document):
     """Every factor that was folded, in natural order of the sources."""
     linears: list[LinearFacts]
     """One entry per quantized linear, in natural order of the names."""
+
+    @property
+    def no_frozen_scales(self) -> str | None:
+        """Why a plan cannot use the checkpoint's own scales, or None: engines take symmetric int8, one per row."""
+        weights = self.quantized.weights
+        if weights.type != "int":
+            return "its codes are fp8"
+        if not weights.symmetric:
+            return "its codes are asymmetric"
+        return None if weights.strategy == "channel" else f"it has one scale per {weights.strategy}"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,155 +1,140 @@
-"""The numerics of a profile: factors by quotient or least squares, and how well they reproduce the codes.
-
-A quantized linear holds ``q ~= W * rows / columns / scale`` where ``rows`` is the factor of its own output channels
-(1 unless it feeds another linear) and ``columns`` the factor of what feeds it. ``scale`` is in the checkpoint. The
-factor of a norm is the quotient of the two norms. The factor of a linear's rows is what is left over: the ``beta``
-of each row that minimises ``|beta * x - q|^2`` for ``x = W / columns / scale``.
+"""How well a profile reproduces the codes of a checkpoint: one linear requantized and compared.
 
 A channel that is zero in both checkpoints is dead: nothing says what its factor was and no output depends on it. Its
 factor is 1, and the columns that read it are left out of every fit and every comparison.
-
-Shape legend: O output channels, I input columns, R a subset of rows.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from flashrl_registry.documents import LinearFacts
-from flashrl_registry.ops import codes_int8, smoothed
-from flashrl_registry.ops.quantize import INT8_MAX, INT8_MIN
+from flashrl_registry.profiling import kernels
+from flashrl_registry.profiling.linear import (
+    F64,
+    FP8_MAX,
+    INT8_RANGE,
+    Columns,
+    Linear,
+    Mask,
+    Pair,
+    all_chunks,
+    blank_dead,
+    sampled_blocks,
+)
+from flashrl_registry.profiling.reader import F32
+
+NEAREST_BELOW, GPTQ_ABOVE = 0.335, 0.36
+"""Residual in codes, root mean square: rounding to nearest leaves 0.289 to 0.314, GPTQ 0.375 to 0.412 (measured)."""
 
 
-def is_cast(reference: Tensor, quantized: Tensor) -> bool:
-    """Whether one tensor is the other, rounded to its dtype."""
-    return bool(torch.equal(reference.to(quantized.dtype), quantized))
-
-
-def norm_factor(reference_O: Tensor, quantized_O: Tensor) -> tuple[Tensor, Tensor]:
-    """Factor that was folded into a norm's weight: ``quantized / reference`` in float32.
-
-    Args:
-        reference_O: Norm of the reference checkpoint, any float dtype. Not modified.
-        quantized_O: Norm of the quantized checkpoint, any float dtype. Not modified.
-
-    Returns:
-        The factor, float32, shape (O,), 1 where both are zero; and where that is, bool, shape (O,). A channel that
-        is zero in one of the two has the factor 0 or infinity; see :func:`factor_fault`.
-
-    Source:
-        FlashRL 1.0.3, ``profiling_int8``: ``input_scale`` of a layernorm.
-    """
-    reference_O, quantized_O = reference_O.float(), quantized_O.float()
-    dead_O = (reference_O == 0) & (quantized_O == 0)
-    return (quantized_O / reference_O).masked_fill(dead_O, 1.0), dead_O
-
-
-def row_factor(
-    weight_OI: Tensor, codes_OI: Tensor, scale_O: Tensor, columns_I: Tensor | None, dead_I: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Factor that was folded into a linear's rows, by least squares against the codes.
-
-    ``beta = sum(q * x) / sum(x * x)`` over each row; the sums are taken in float64, so that the result does not
-    depend on their order. Rounding to int8 leaves a relative error of about ``0.29 / (rms(x) * sqrt(I))``: a linear
-    whose rows were never scaled gets values near 1, and they are kept as they are. They fit the codes slightly
-    better than 1 does, dividing the next linear's columns by them cancels them, and it is what FlashRL stores.
+def norm_factor(reference_O: F32, quantized_O: F32, offset: int) -> tuple[F32, Mask]:
+    """Factor that was folded into a norm's weight: ``(offset + quantized) / (offset + reference)`` in float32.
 
     Args:
-        weight_OI: Rows of the reference checkpoint, any float dtype. Not modified.
-        codes_OI: The same rows of the quantized checkpoint, int8. Not modified.
-        scale_O: Their scales, float32.
-        columns_I: Factor of the tensor that feeds the linear, or None.
-        dead_I: Its dead channels, bool, or None.
+        reference_O: Norm of the reference checkpoint, float32.
+        quantized_O: Norm of the quantized checkpoint, float32.
+        offset: 1 for norms that multiply by ``1 + w``, 0 for others.
 
     Returns:
-        The factor, float32, shape (O,), 1 where a row is zero in both; and where that is, bool, shape (O,).
+        The factor, 1 where both are zero; and where that is. A channel that is zero in one of the two has the factor
+        0 or infinity; see :func:`factor_fault`.
 
     Source:
-        FlashRL 1.0.3, ``profiling_int8`` and ``least_square``; deviation: float64 sums.
+        FlashRL 1.0.3, ``profiling_int8``: ``input_scale`` of a layernorm (there without the offset).
     """
-    x_OI = smoothed(weight_OI, inv_columns_I=columns_I) / scale_O.view(-1, 1)
-    if dead_I is not None:
-        x_OI = x_OI.masked_fill(dead_I, 0.0)
-    above_O = (codes_OI.float() * x_OI).sum(dim=1, dtype=torch.float64)
-    below_O = x_OI.square().sum(dim=1, dtype=torch.float64)
-    dead_O = (below_O == 0) & codes_OI.eq(0).all(dim=1)
-    return (above_O / below_O).float().masked_fill(dead_O, 1.0), dead_O
+    above, below = (np.float32(offset) + quantized_O, np.float32(offset) + reference_O) if offset else (
+        quantized_O, reference_O)  # fmt: skip
+    dead = (above == 0) & (below == 0)
+    with np.errstate(all="ignore"):
+        factor = (above / below).astype(np.float32)
+    factor[dead] = 1
+    return factor, dead
 
 
-def factor_fault(factor_O: Tensor) -> str | None:
+def factor_fault(factor_O: F32) -> str | None:
     """Why a factor cannot be divided out again, or None: it must be finite and positive in every channel."""
-    bad_O = ~(torch.isfinite(factor_O) & (factor_O > 0))
-    if not bad_O.any():
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.isfinite(factor_O) & (factor_O > 0))
+    if not bad.any():
         return None
-    first = int(bad_O.nonzero()[0])
-    return f"has no positive, finite factor in {int(bad_O.sum())} of {bad_O.numel()} channels (the first is {first})"
-
-
-def scale_fault(scale_O: Tensor) -> str | None:
-    """Why scales cannot be used, or None: each must be finite and positive."""
-    bad_O = ~(torch.isfinite(scale_O) & (scale_O > 0))
-    return f"is not positive and finite in {int(bad_O.sum())} rows" if bad_O.any() else None
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What a linear's codes are explained with.
-
-    Attributes:
-        scale_O: Scales of the checkpoint, float32.
-        rows_O: Factor of its own output channels, or None.
-        columns_I: Factor of what feeds it, or None.
-        dead_I: Dead channels of what feeds it, bool, or None.
-    """
-
-    scale_O: Tensor
-    rows_O: Tensor | None
-    columns_I: Tensor | None
-    dead_I: Tensor | None
-
-
-def sample_rows(num_rows: int, most: int) -> list[int]:
-    """At most ``most`` row numbers, evenly spaced, the first included."""
-    count = min(num_rows, most)
-    return [index * num_rows // count for index in range(count)]
+    return f"has no positive, finite factor in {int(bad.sum())} of {bad.size} channels (the first is {bad.argmax()})"
 
 
 def linear_facts(
-    name: str, weight_RI: Tensor, codes_RI: Tensor, rows: list[int], factors: Factors
-) -> LinearFacts | None:
-    """Requantize rows of the reference with a profile's factors and compare with the checkpoint's own codes.
+    pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, *, every_row: bool
+) -> tuple[LinearFacts | None, NDArray[np.uint8] | None]:
+    """Requantize a linear with a profile's factors and compare with the checkpoint's own codes.
 
     Args:
-        name: Weight tensor.
-        weight_RI: Rows of the reference checkpoint. Not modified.
-        codes_RI: The same rows of the quantized checkpoint, int8. Not modified.
-        rows: Their row numbers.
-        factors: Factors of the whole linear.
+        pair: Both checkpoints.
+        linear: The linear.
+        columns: Factor of what feeds it.
+        rows_O: Factor of its own output channels, or None.
+        every_row: Look at all rows; otherwise at the sample.
 
     Returns:
-        Shares and distances in codes; None where the weight and the factors give a value that is not finite.
+        Shares and distances in codes, None where something is not finite; and where every row was looked at, which
+        columns have a code other than zero.
     """
-    scale_R1 = factors.scale_O[rows].view(-1, 1)
-    rows_R = None if factors.rows_O is None else factors.rows_O[rows]
-    weight_RI = smoothed(weight_RI, inv_rows_O=rows_R, inv_columns_I=factors.columns_I)
-    unrounded_RI = weight_RI / scale_R1
-    if not torch.isfinite(unrounded_RI).all():
-        return None
-    if factors.dead_I is not None and not factors.dead_I.all():
-        alive_I = ~factors.dead_I
-        weight_RI, codes_RI, unrounded_RI = weight_RI[:, alive_I], codes_RI[:, alive_I], unrounded_RI[:, alive_I]
-    difference_RI = (codes_int8(weight_RI, scale_R1).int() - codes_RI.int()).abs()
-    rounded_RI = unrounded_RI.round()
-    num_clipped = int(((rounded_RI < INT8_MIN) | (rounded_RI > INT8_MAX)).sum())
-    # Summed per row first: a sum over everything would be split by the number of threads, and its bits depend on it.
-    squares_R = (unrounded_RI - codes_RI).double().square().sum(dim=1)
+    ranges: Sequence[tuple[int, int]] = list(all_chunks(linear)) if every_row else sampled_blocks(linear)
+    rows = sum(stop - start for start, stop in ranges)
+    table = np.empty((rows, kernels.NUM_FACTS))
+    used: NDArray[np.uint8] | None = np.zeros(linear.num_columns, np.uint8) if every_row else None
+    done = num_blank = 0
+    for start, stop in ranges:
+        weight, codes = pair.rows(linear, start, stop)
+        if used is not None:
+            kernels.mark_used(codes if linear.is_int else codes & 0x7F, used)
+        num_blank += blank_dead(linear, columns, weight, codes, start)
+        factor = np.ones(stop - start, np.float32) if rows_O is None else rows_O[start:stop]
+        out = table[done : done + stop - start]
+        _compare(linear, columns, (weight, codes), start, factor, out)
+        done += stop - start
+    if not np.isfinite(table).all() or table[:, kernels.NOT_FINITE].any():
+        return None, used
+    return _facts(linear, table, rows * linear.num_columns, num_blank, used), used
+
+
+def _compare(  # noqa: PLR0917 - the compiled loop takes them all
+    linear: Linear, columns: Columns, rows: tuple[F32, NDArray[np.uint8]], start: int, factor: F32, out: F64
+) -> None:
+    weight, codes = rows
+    part_rows = columns.part_rows(linear)
+    if linear.is_int:
+        kernels.compare_int8(
+            weight, codes, start, linear.scale_PJ, linear.zero_PJ, linear.row_block, linear.column_block, factor,
+            columns.inv_EI, part_rows, *INT8_RANGE, linear.low, out,
+        )  # fmt: skip
+    else:
+        kernels.compare_fp8(
+            weight, codes, start, linear.scale_PJ, linear.row_block, linear.column_block, factor, columns.inv_EI,
+            part_rows, linear.values, linear.low, out,
+        )  # fmt: skip
+
+
+def _facts(
+    linear: Linear, table: NDArray[np.float64], size: int, num_blank: int, used: NDArray[np.uint8] | None
+) -> LinearFacts:
+    total = [math.fsum(table[:, fact]) for fact in range(kernels.LARGEST)]
+    count = max(1, size - num_blank)
+    residual = math.sqrt(total[kernels.RESIDUAL] / count)
+    peak = table[:, kernels.PEAK]
+    peak = peak[peak > 0]
+    limit = float(INT8_RANGE[1]) if linear.is_int else FP8_MAX
+    signal, noise = total[kernels.SIGNAL], total[kernels.NOISE]
     return LinearFacts(
-        name=name,
-        rows_checked=len(rows),
-        codes_equal=round(int(difference_RI.eq(0).sum()) / codes_RI.numel(), 6),
-        largest_difference=int(difference_RI.max()),
-        residual_rms=round(math.sqrt(math.fsum(squares_R.tolist()) / codes_RI.numel()), 6),
-        clip_rate=round(num_clipped / codes_RI.numel(), 8),
+        name=linear.name,
+        rows_checked=len(table),
+        codes_equal=round((total[kernels.EQUAL] - num_blank) / count, 6),
+        largest_difference=int(table[:, kernels.LARGEST].max()),
+        residual_rms=round(residual, 6),
+        clip_rate=round(total[kernels.CLIPPED] / count, 8),
+        codes_equal_in_dtype=round((total[kernels.EQUAL_LOW] - num_blank) / count, 6) if linear.low else None,
+        rounding="nearest" if residual < NEAREST_BELOW else "gptq" if residual > GPTQ_ABOVE else "unclear",
+        sqnr_db=round(10 * math.log10(signal / noise), 3) if signal > 0 and noise > 0 else None,
+        headroom=round(float(np.median(limit / peak)), 4) if peak.size and not linear.zero_PJ.size else None,
+        num_dead_columns=None if used is None else int((used == 0).sum()),
     )

@@ -1,11 +1,16 @@
 """Where a profile goes: the document's path, and the sidecar beside it."""
 
 import hashlib
-import tempfile
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flashrl_registry.documents import Sidecar
 from flashrl_registry.errors import ProfilingError
@@ -36,30 +41,111 @@ def document_path(output: Path) -> Path:
     return output / PROFILE_YAML
 
 
-def write_sidecar(vectors: dict[str, Tensor], folder: Path) -> Sidecar:
+@dataclass(frozen=True)
+class StoredVector:
+    """A float32 vector that is read when it is written.
+
+    Attributes:
+        shape: Its sizes.
+        read: Gives its values.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> "StoredVector":
+        """A vector in memory: a numpy array, or a tensor on the CPU."""
+        array = np.ascontiguousarray(values, np.float32)
+        return cls(array.shape, lambda: array)
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size in a file."""
+        return 4 * int(np.prod(self.shape, dtype=np.int64))
+
+
+def write_sidecar(vectors: Mapping[str, ArrayLike | StoredVector], folder: Path) -> Sidecar:
     """Write vectors to ``<sha256>.safetensors`` in a folder.
 
-    The same vectors give the same bytes: safetensors orders the entries itself, and no metadata is written.
+    The same vectors give the same bytes, those that ``safetensors`` itself writes: in order of the names, without
+    metadata. One vector at a time is in memory.
 
     Args:
-        vectors: Key to a contiguous tensor.
+        vectors: Key to float32 values.
         folder: Created where missing.
 
     Returns:
         The file's digest and size; a reader sees the whole file or none.
+
+    Raises:
+        ProfilingError: The folder holds a checkpoint, or cannot be written.
+    """
+    refuse_checkpoint_folder(folder)
+    stored = {
+        key: value if isinstance(value, StoredVector) else StoredVector.of(value) for key, value in vectors.items()
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".sidecar.{os.getpid()}.tmp"
+        try:
+            digest = write_vectors(stored, temporary)
+            sidecar = Sidecar(digest=f"sha256:{digest}", num_bytes=temporary.stat().st_size)
+            temporary.chmod(0o644)
+            temporary.replace(folder / sidecar.file_name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return sidecar
+
+
+def write_vectors(vectors: Mapping[str, StoredVector], path: Path) -> str:
+    """Write a safetensors file of float32 vectors; returns its SHA-256 in hexadecimal."""
+    header, offset = {}, 0
+    for key in sorted(vectors):
+        end = offset + vectors[key].num_bytes
+        header[key] = {"dtype": "F32", "shape": list(vectors[key].shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in _pieces(text, vectors):
+            digest.update(piece)
+            file.write(piece)
+    return digest.hexdigest()
+
+
+def _pieces(header: bytes, vectors: Mapping[str, StoredVector]) -> Iterator[bytes | memoryview]:
+    yield struct.pack("<Q", len(header))
+    yield header
+    for key in sorted(vectors):
+        yield memoryview(np.ascontiguousarray(vectors[key].read(), "<f4").reshape(-1)).cast("B")
+
+
+def refuse_checkpoint_folder(folder: Path) -> None:
+    """A sidecar beside a checkpoint would be taken for weights.
+
+    Raises:
+        ProfilingError: The folder holds a config.json.
     """
     if (folder / "config.json").exists():
         raise ProfilingError(
             f"{folder} holds a checkpoint; its next reader would take the profile's vectors for weights",
             hint="write to a folder of its own",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".sidecar.") as scratch:
-        temporary = Path(scratch) / "vectors.safetensors"
-        save_file(vectors, temporary)
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        sidecar = Sidecar(digest=f"sha256:{digest}", num_bytes=temporary.stat().st_size)
-        temporary.chmod(0o644)
-        temporary.replace(folder / sidecar.file_name)
-    return sidecar
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Failures to write, in our words.
+
+    Raises:
+        ProfilingError: No space, no permission, or whatever else the file system says.
+    """
+    try:
+        yield
+    except OSError as exc:
+        place = exc.filename or where
+        raise ProfilingError(
+            f"{place} cannot be written: {exc.strerror or exc}", hint="the profile was not written; nothing is left"
+        ) from exc

@@ -1,10 +1,11 @@
-"""Which tensor's output channels feed which linears: a small table of name hints.
+"""Which tensor's output channels usually feed which linears: hints by name.
 
-The names are those of Llama, Qwen2, Qwen3 and Mistral. A hint is only where to look: every relation that is taken
-from here is checked on the tensors afterwards (see ``profile.py``), and a quantized linear that no hint knows is
-refused. All members of a relation share a prefix such as ``model.layers.3.``.
+A hint orders the candidates and names what is expected where the tensors themselves say nothing: it never decides.
+Every relation of a profile is found on the tensors (see ``groups.py``). All members of a hint share a prefix such as
+``model.layers.3.``; a ``*`` stands for an expert's number.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,38 +26,76 @@ class Relation:
     targets: tuple[str, ...]
 
 
+_ATTENTION = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj", "self_attn.q_a_proj",
+    "self_attn.kv_a_proj_with_mqa",
+)  # fmt: skip
+_MLP = (
+    "mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.gate", "mlp.experts.*.gate_proj",
+    "mlp.experts.*.up_proj", "mlp.experts.gate_up_proj", "mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj",
+    "mlp.shared_expert_gate", "mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "block_sparse_moe.gate",
+    "block_sparse_moe.experts.*.w1", "block_sparse_moe.experts.*.w3",
+)  # fmt: skip
+
 _HINTS: tuple[tuple[str, Literal["norm", "linear"], tuple[str, ...]], ...] = (
-    ("input_layernorm", "norm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("post_attention_layernorm", "norm", ("mlp.gate_proj", "mlp.up_proj")),
+    ("input_layernorm", "norm", _ATTENTION),
+    ("pre_feedforward_layernorm", "norm", _MLP),
+    ("post_attention_layernorm", "norm", _MLP),
+    ("self_attn.q_a_layernorm", "norm", ("self_attn.q_b_proj",)),
+    ("self_attn.kv_a_layernorm", "norm", ("self_attn.kv_b_proj",)),
     ("mlp.up_proj", "linear", ("mlp.down_proj",)),
+    ("mlp.gate_up_proj", "linear", ("mlp.down_proj",)),
+    ("mlp.experts.*.up_proj", "linear", ("mlp.experts.*.down_proj",)),
+    ("mlp.experts.gate_up_proj", "linear", ("mlp.experts.down_proj",)),
+    ("mlp.shared_expert.up_proj", "linear", ("mlp.shared_expert.down_proj",)),
+    ("mlp.shared_experts.up_proj", "linear", ("mlp.shared_experts.down_proj",)),
+    ("block_sparse_moe.experts.*.w3", "linear", ("block_sparse_moe.experts.*.w2",)),
+    ("self_attn.v_proj", "linear", ("self_attn.o_proj",)),
+    ("self_attn.qkv_proj", "linear", ("self_attn.o_proj",)),
 )
-_UNSMOOTHED = ("self_attn.o_proj",)
-"""Known linears that nothing is folded into."""
+MEASURED_ALWAYS = ("mlp.up_proj", "mlp.down_proj")
+"""The pair whose factor FlashRL stores whether or not anything was folded into it."""
 
-_KNOWN = {target for _, _, targets in _HINTS for target in targets} | set(_UNSMOOTHED)
+_INDEX = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 
 
-def is_known_linear(name: str) -> bool:
-    """Whether a hint says what feeds this linear weight."""
-    return any(_prefix(name, module) is not None for module in _KNOWN)
+def module_pattern(name: str) -> tuple[str, str, str]:
+    """A name's layer, its module with ``*`` for an expert's number, and that number: hints are looked up by these."""
+    module = name.removesuffix(".weight")
+    found = re.match(r"(.*?\.\d+)\.", module)
+    prefix, rest = (found[1] + ".", module[found.end() :]) if found else ("", module)
+    expert = _INDEX.search("." + rest)
+    return prefix, _INDEX.sub("*", "." + rest)[1:], expert[0] if expert else ""
 
 
 def find_relations(names: Iterable[str]) -> list[Relation]:
-    """Every relation whose source and at least one target are among these tensor names."""
-    present = set(names)
+    """Every hinted relation whose source and at least one target are among these tensor names.
+
+    Where two hints name the same target, the first one in the order of the hints keeps it.
+    """
+    places: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        prefix, module, expert = module_pattern(name)
+        places.setdefault((prefix, module), {})[expert] = name
+    prefixes = dict.fromkeys(prefix for prefix, _ in places)
+    taken: set[str] = set()
     found = []
-    for name in present:
-        for source, kind, modules in _HINTS:
-            prefix = _prefix(name, source)
-            if prefix is None:
-                continue
-            targets = tuple(f"{prefix}{module}.weight" for module in modules if f"{prefix}{module}.weight" in present)
-            if targets:
-                found.append(Relation(name, kind, targets))
+    for prefix in prefixes:
+        for source_module, kind, modules in _HINTS:
+            for expert, source in places.get((prefix, source_module), {}).items():
+                targets = tuple(
+                    target
+                    for module in modules
+                    for index, target in places.get((prefix, module), {}).items()
+                    if target not in taken and ("*" not in source_module or index == expert)
+                )
+                if targets:
+                    found.append(Relation(source, kind, targets))
+                    taken.update(targets)
     return found
 
 
-def _prefix(name: str, module: str) -> str | None:
-    """``model.layers.3.`` for ``model.layers.3.mlp.up_proj.weight`` and ``mlp.up_proj``; None where it is another."""
-    prefix = name.removesuffix(f"{module}.weight")
-    return prefix if prefix != name and (not prefix or prefix.endswith(".")) else None
+def is_measured_always(source: str, target: str) -> bool:
+    """Whether a profile holds this factor even where it is near one."""
+    ours, theirs = module_pattern(source), module_pattern(target)
+    return ours[0] == theirs[0] and (ours[1], theirs[1]) == MEASURED_ALWAYS

@@ -9,15 +9,26 @@ from flashrl_cli import output
 from flashrl_cli.arguments import Json, needs
 
 
-def profile(
-    reference: Annotated[Path, typer.Option("-m", "--model", help="Folder of the bf16 checkpoint.")],
+def profile(  # noqa: PLR0917 - typer passes by name
+    reference: Annotated[
+        str, typer.Option("-m", "--model", help="The bf16 checkpoint: a folder, or owner/name[@rev].")
+    ],
     quantized: Annotated[
-        Path, typer.Option("-qm", "-q", "--quantized", help="Folder of the same model's int8 W8A8 checkpoint.")
+        str, typer.Option("-qm", "-q", "--quantized", help="The same model's 8-bit checkpoint, named in the same way.")
     ],
     destination: Annotated[
         Path, typer.Option("-o", "--output", help="File (x.yaml) or folder to write; x.pt writes x.yaml.")
     ],
-    scheme: Annotated[str, typer.Option("--fn", "--scheme", help="Scheme of the pair.")] = "int8",
+    scheme: Annotated[
+        str, typer.Option("--fn", "--scheme", help="Scheme of the pair: int8, fp8, fp8_channel, fp8_block.")
+    ] = "int8",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Layers that are worked on at a time.")] = 1,
+    every_row: Annotated[
+        bool, typer.Option("--every-row", help="Compare every row of every linear, not a sample of them.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Work on Ray: local, auto, or the address of a cluster.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bf16 checkpoint and its quantized twin, tensor by tensor."""
@@ -25,11 +36,19 @@ def profile(
         from flashrl_registry.profiling import profile_pair
 
         with output.progress("profiling", enabled=not as_json) as progress:
-            path, document = profile_pair(reference, quantized, destination, scheme=scheme, progress=progress)
+            path, document = profile_pair(
+                reference, quantized, destination,
+                scheme=scheme, threads=threads, every_row=every_row, ray=ray, progress=progress,
+            )  # fmt: skip
     roles = {family.role: 0 for family in document.tensors}
     for family in document.tensors:
         roles[family.role] += family.num_members
     sidecar = path.parent / document.sidecar.file_name
+    rounding = {linear.rounding: 0 for linear in document.linears if linear.rounding}
+    for linear in document.linears:
+        if linear.rounding:
+            rounding[linear.rounding] += 1
+    limits = [f"{group.source}: {group.not_applicable}" for group in document.smoothing if group.not_applicable]
     lines = [
         f"profile    {path}",
         f"vectors    {sidecar} ({output.size(document.sidecar.num_bytes)})",
@@ -37,7 +56,12 @@ def profile(
         f"model      {document.reference.name} ({document.reference.architecture})",
         f"tensors    {document.reference.num_tensors}: " + ", ".join(f"{n} {role}" for role, n in roles.items()),
         f"smoothing  {len(document.smoothing)} factors",
+        f"rounding   {', '.join(f'{n} {kind}' for kind, n in rounding.items()) or 'not measured'}",
     ]
+    if limits:
+        lines.append(f"limits     plans cannot apply {len(limits)} factors yet, such as {limits[0]}")
+    if document.no_frozen_scales:
+        lines.append(f"limits     plans cannot keep these scales (scales: frozen): {document.no_frozen_scales}")
     if destination.suffix in {".pt", ".pth"}:
         lines.append(f"{destination} was not written: no pickles here; compile reads {path.name} in its place")
     output.result(
@@ -49,6 +73,9 @@ def profile(
             "model": document.reference.name,
             "num_tensors": roles,
             "num_smoothing": len(document.smoothing),
+            "rounding": rounding,
+            "not_applicable": limits,
+            "no_frozen_scales": document.no_frozen_scales,
         },
         "\n".join(lines),
         as_json=as_json,

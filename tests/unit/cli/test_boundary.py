@@ -139,7 +139,7 @@ def test_a_reader_that_goes_away_is_no_error(arguments: list[str], registry: Pat
 
 def test_a_missing_extra_is_answered_with_the_command_that_installs_it() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; sys.modules['safetensors'] = None\n"
+        "import sys; sys.modules['numpy'] = None; sys.modules['numba'] = None\n"
         "from flashrl_cli.app import run\n"
         "sys.exit(run('flashrl', ['profile', '-m', 'a', '-qm', 'b', '-o', 'c', '--json']))"
     )
@@ -157,7 +157,7 @@ def profiled(bundle: PlanBundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
     asked: list[tuple[Any, ...]] = []
 
     def profile_pair(
-        reference: Path, quantized: Path, output: Path, *, scheme: str = "int8", progress: Any = None
+        reference: str, quantized: str, output: Path, *, scheme: str = "int8", progress: Any = None, **others: Any
     ) -> tuple[Path, Profile]:
         asked.append((str(reference), str(quantized), str(output), scheme, progress))
         document = Path(bundle.origin) / "profile.yaml"
@@ -202,7 +202,7 @@ def test_progress_draws_on_a_terminal() -> None:
     code = (
         "from flashrl_cli import output\n"
         "with output.progress('profiling') as update:\n"
-        "    update(1, 2, 'model.norm.weight'); update(2, 2, 'lm_head.weight')"
+        "    update(1, 2, 'model.norm.weight', 10**9); update(2, 2, 'lm_head.weight', 2 * 10**9)"
     )
     master, slave = os.openpty()
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli"), *sys.path]), "TERM": "xterm"}
@@ -221,6 +221,7 @@ def test_progress_draws_on_a_terminal() -> None:
     os.close(master)
     assert b"profiling" in seen
     assert b"2/2" in seen
+    assert b"GB/s" in seen
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from flashrl_registry.documents import Profile, read_document
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.documents.quantization import INT8_ACTIVATIONS
 from flashrl_registry.ops import codes_int8, smoothed
-from flashrl_registry.profiling import profile as profile_module
-from flashrl_registry.profiling import profile_pair, reader
+from flashrl_registry.profiling import changes, linear, profile_pair, reader
 
 UP, DOWN, Q, OUT = (
     f"model.layers.0.{name}.weight" for name in ("mlp.up_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj")
@@ -70,9 +69,9 @@ def test_facts_say_how_well_each_linear_is_reproduced(pair: Any, tmp_path: Path)
     facts = {linear.name: linear for linear in profile.linears}
     assert list(facts) == sorted(facts, key=natural_key)
     assert len(facts) == 14
-    for linear in profile.linears:
-        assert 0.2 < linear.residual_rms < 0.45
-        assert linear.rows_checked == min(64, pair.reference[linear.name].shape[0])
+    for entry in profile.linears:
+        assert 0.2 < entry.residual_rms < 0.45
+        assert entry.rows_checked == min(64, pair.reference[entry.name].shape[0])
     assert facts[Q].codes_equal == 1
     assert facts[Q].largest_difference == 0
     assert facts[UP].codes_equal > 0.8
@@ -172,29 +171,33 @@ def test_sharded_checkpoints_give_the_same_profile(pair: Any, tmp_path: Path) ->
 
 
 def test_progress_counts_every_tensor_once(pair: Any, tmp_path: Path) -> None:
-    calls: list[tuple[int, int, str]] = []
+    calls: list[tuple[int, int, str, int]] = []
     profile_pair(*pair.write(), tmp_path / "out", progress=lambda *call: calls.append(call))
     total = len(pair.reference)
-    assert [done for done, _, _ in calls] == list(range(1, total + 1))
-    assert {total_ for _, total_, _ in calls} == {total}
-    assert {name for _, _, name in calls} == set(pair.reference)
+    assert [done for done, *_ in calls] == list(range(1, total + 1))
+    assert {call[1] for call in calls} == {total}
+    assert {call[2] for call in calls} == set(pair.reference)
+    read = [call[3] for call in calls]
+    assert read == sorted(read)
+    assert read[-1] > 0
 
 
 def test_memory_is_bounded_by_the_chunk_and_not_by_the_tensor(
     pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = pair.write()
-    _, expected = profile_pair(*folders, tmp_path / "whole")
+    _, expected = profile_pair(*folders, tmp_path / "whole", every_row=True)
     sizes: list[int] = []
-    read_bytes = reader.TensorReader.read_bytes
+    read_into = reader.LocalFiles.read_into
 
-    def spy(self: reader.TensorReader, name: str, start: int, num_bytes: int) -> bytearray:
-        sizes.append(num_bytes)
-        return read_bytes(self, name, start, num_bytes)
+    def spy(self: reader.LocalFiles, file: Path, start: int, buffer: memoryview) -> int:
+        sizes.append(len(buffer))
+        return read_into(self, file, start, buffer)
 
-    monkeypatch.setattr(reader.TensorReader, "read_bytes", spy)
+    monkeypatch.setattr(reader.LocalFiles, "read_into", spy)
     monkeypatch.setattr(reader, "CHUNK_ELEMENTS", 64)
-    monkeypatch.setattr(profile_module, "_COMPARED_BYTES", 128)
-    _, chunked = profile_pair(*folders, tmp_path / "chunked")
-    assert max(sizes) <= 128
+    monkeypatch.setattr(changes, "_COMPARED_BYTES", 128)
+    monkeypatch.setattr(linear, "ROWS_SAMPLED", 8)
+    _, chunked = profile_pair(*folders, tmp_path / "chunked", every_row=True)
+    assert max(sizes) <= 512
     assert chunked.digest == expected.digest

@@ -39,10 +39,10 @@ def set_reference(name: str, value: float) -> Callable[[Any], None]:
     return apply
 
 
-def add_biases(pair: Any) -> None:
-    """A bias of a linear whose rows were smoothed is rescaled with them."""
+def add_wrong_bias(pair: Any) -> None:
+    """A bias of a linear whose rows were smoothed must be rescaled with them, and not otherwise."""
     pair.reference[f"{L0}mlp.up_proj.bias"] = torch.ones(48)
-    pair.quantized[f"{L0}mlp.up_proj.bias"] = torch.ones(48) * pair.inv_smoothing[UP]
+    pair.quantized[f"{L0}mlp.up_proj.bias"] = torch.ones(48) * pair.inv_smoothing[UP] * 1.5
 
 
 def keep_k_proj_in_bf16(pair: Any) -> None:
@@ -56,12 +56,21 @@ def keep_smoothed_gate_in_bf16(pair: Any) -> None:
     del pair.quantized[f"{GATE}_scale"]
 
 
-def quantize_an_expert(pair: Any) -> None:
-    for name in ("w1", "w2"):
-        weight = f"{L0}block_sparse_moe.experts.0.{name}.weight"
-        pair.reference[weight] = pair.reference[Q]
-        pair.quantized[weight] = pair.quantized[Q]
-        pair.quantized[f"{weight}_scale"] = pair.quantized[f"{Q}_scale"]
+def quantize_an_expert_of_unknown_source(pair: Any) -> None:
+    """Columns that carry a factor which nothing else in the layer carries."""
+    weight = f"{L0}block_sparse_moe.experts.0.w1.weight"
+    factor = torch.exp2(torch.arange(32) % 5 - 2.0)
+    scaled = pair.reference[Q].float() * factor
+    scale = scaled.abs().amax(dim=1, keepdim=True) / 127
+    pair.reference[weight] = pair.reference[Q]
+    pair.quantized[weight] = (scaled / scale).round().to(torch.int8)
+    pair.quantized[f"{weight}_scale"] = scale
+
+
+def scale_rows_of_v(pair: Any) -> None:
+    """Rows that carry a factor which no linear divides out: the model computes something else."""
+    name = f"{L0}self_attn.v_proj.weight"
+    pair.quantized[f"{name}_scale"] = pair.quantized[f"{name}_scale"] * torch.exp2(torch.arange(16) % 3)[:, None]
 
 
 def quantize_the_embedding(pair: Any) -> None:
@@ -102,14 +111,19 @@ def smooth_up_columns_wrongly(pair: Any) -> None:
         (replace(Q, lambda p: p.quantized[Q].float().to(torch.float8_e4m3fn)), [Q], "float8"),
         (replace("model.norm.weight", lambda _: torch.ones(31)), ["model.norm.weight"], "shape"),
         (replace("model.norm.weight", lambda _: torch.ones(32).to(torch.int8)), ["model.norm.weight"], "int8"),
-        (quantize_an_expert, [f"{L0}block_sparse_moe.experts.0.w1", "w2"], "nothing is known"),
-        (quantize_the_embedding, ["model.embed_tokens.weight"], "nothing is known"),
+        (
+            quantize_an_expert_of_unknown_source,
+            [f"{L0}block_sparse_moe.experts.0.w1"],
+            "no tensor of its layer carries",
+        ),
+        (scale_rows_of_v, [f"{L0}self_attn.v_proj.weight"], "has rows that carry a factor"),
+        (quantize_the_embedding, ["model.embed_tokens.weight"], "all zero"),
         (change("model.embed_tokens.weight", 600), ["model.embed_tokens.weight"], "differs"),
         (change("lm_head.weight", 639), ["lm_head.weight"], "differs"),
         (change("model.norm.weight"), ["model.norm.weight"], "differs"),
         (replace("model.norm.weight", lambda p: p.reference["model.norm.weight"].float() + 1), ["norm"], "differs"),
         (replace("lm_head.weight", lambda p: p.reference["lm_head.weight"].float() + 1), ["lm_head"], "differs"),
-        (add_biases, [f"{L0}mlp.up_proj.bias"], "differs"),
+        (add_wrong_bias, [f"{L0}mlp.up_proj.bias"], "differs"),
         (keep_smoothed_gate_in_bf16, [GATE], "differs"),
         (keep_k_proj_in_bf16, [NORM], "feeds unquantized"),
         (change(NORM, value=0.0), [NORM], "no positive, finite factor in 1 of 32"),
@@ -118,9 +132,9 @@ def smooth_up_columns_wrongly(pair: Any) -> None:
         (set_reference(NORM, 0.0), [NORM], "no positive, finite factor"),
         (change(f"{Q}_scale", value=0.0), [f"{Q}_scale"], "not positive and finite in 1 rows"),
         (change(f"{Q}_scale", value=float("nan")), [f"{Q}_scale"], "not positive and finite"),
-        (replace(UP, lambda p: -p.quantized[UP].clamp(min=-127)), [UP], "no positive, finite factor in 48 of 48"),
-        (replace(UP, lambda p: torch.zeros_like(p.quantized[UP])), [UP], "no positive, finite factor"),
-        (set_reference(UP, float("nan")), [UP], "no positive, finite factor"),
+        (replace(UP, lambda p: -p.quantized[UP].clamp(min=-127)), [UP], "it is another weight"),
+        (replace(UP, lambda p: torch.zeros_like(p.quantized[UP])), [UP], "all zero"),
+        (set_reference(UP, float("nan")), [UP], "not finite"),
         (set_reference(OUT, float("nan")), [OUT], "not finite"),
         (set_reference(OUT, float("inf")), [OUT], "not finite"),
         (swap_layers, [Q], "input_layernorm"),
@@ -162,27 +176,27 @@ def test_wrong_values_are_all_listed(pair: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatchError) as caught:
         profile_pair(*pair.write(), tmp_path / "out")
     names = [fault["name"] for fault in caught.value.context["faults"]]
-    assert names == ["lm_head.weight", "model.norm.weight", f"{Q}_scale"]
+    assert names == ["lm_head.weight", f"{Q}_scale", "model.norm.weight"]
 
 
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
         (("config", "quant_method", "gptq"), "quant_method is 'gptq'"),
+        (("config", "quant_method", "awq"), "quant_method is 'awq'"),
         (("config", "format", "pack-quantized"), "format is 'pack-quantized'"),
         (("config", "kv_cache_scheme", {"num_bits": 8}), "kv_cache_scheme is set"),
         (("config", "transform_config", {"config_groups": {"R1": {}}}), "transform_config is set"),
         (("config", "sparsity_config", {"format": "sparse-bitmask"}), "sparsity_config.format is 'sparse-bitmask'"),
         (("config", "config_groups", {}), "config_groups is empty"),
-        (("group", "format", "float-quantized"), "group_0.format is 'float-quantized'"),
         (("group", "weights", None), "group_0.weights is missing"),
         (("group", "output_activations", {"num_bits": 8}), "group_0.output_activations is set"),
+        (("group", "format", "pack-quantized"), "group_0.format is 'pack-quantized'"),
         (("weights", "num_bits", 4), "weights.num_bits is 4, not 8"),
-        (("weights", "type", "float"), "weights.type is 'float', not 'int'"),
-        (("weights", "symmetric", False), "weights.symmetric is False, not True"),
-        (("weights", "strategy", "group"), "weights.strategy is 'group', not 'channel'"),
-        (("input_activations", "dynamic", False), "input_activations.dynamic is False, not True"),
-        (("input_activations", "strategy", "tensor"), "input_activations.strategy is 'tensor', not 'token'"),
+        (("weights", "dynamic", True), "weights.dynamic is True"),
+        (("weights", "strategy", "tensor_group"), "weights.strategy is 'tensor_group'"),
+        (("weights", "strategy", "group"), "group_size"),
+        (("input_activations", "dynamic", "local"), "input_activations.dynamic is 'local'"),
     ],
 )
 def test_another_quantization_is_refused_by_setting(
@@ -197,8 +211,8 @@ def test_another_quantization_is_refused_by_setting(
 
 
 def test_all_settings_that_differ_are_listed(pair: Any, tmp_path: Path) -> None:
-    pair.quantized_config["quantization_config"]["format"] = "naive-quantized"
-    pair.group["weights"] |= {"num_bits": 4, "symmetric": False}
+    pair.quantized_config["quantization_config"]["format"] = "pack-quantized"
+    pair.group["weights"] |= {"num_bits": 4, "strategy": "tensor_group"}
     with pytest.raises(ProfilingError) as caught:
         profile_pair(*pair.write(), tmp_path / "out")
     assert len(caught.value.context["faults"]) == 3
@@ -241,8 +255,14 @@ def test_an_integer_reference_is_refused(pair: Any, tmp_path: Path) -> None:
 
 
 def test_an_unknown_scheme_is_refused(pair: Any, tmp_path: Path) -> None:
-    with pytest.raises(ProfilingError, match="'fp8'"):
+    with pytest.raises(ProfilingError, match="'int4'"):
+        profile_pair(*pair.write(), tmp_path / "out", scheme="int4")
+
+
+def test_a_pair_of_another_scheme_than_asked_for_is_refused(pair: Any, tmp_path: Path) -> None:
+    with pytest.raises(ProfilingError, match="holds int8 with one scale per channel") as caught:
         profile_pair(*pair.write(), tmp_path / "out", scheme="fp8")
+    assert caught.value.hint == "--fn int8"
 
 
 def test_a_missing_folder_and_a_file_that_was_cut_short_are_refused(pair: Any, tmp_path: Path) -> None:

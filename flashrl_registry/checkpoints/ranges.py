@@ -1,0 +1,93 @@
+"""Bytes of a Hub checkpoint's files by HTTP range: only the tensors that are asked for travel."""
+
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+from flashrl_registry.checkpoints.headers import CheckpointIndex, TensorLocation, parse_json, read_entry
+from flashrl_registry.checkpoints.quiet import quiet_hub
+from flashrl_registry.checkpoints.remote import read_remote_checkpoint, typed_errors
+from flashrl_registry.documents import TensorSpec
+from flashrl_registry.errors import CheckpointError, CheckpointUnreachableError
+
+_ATTEMPTS = 4
+
+
+class HubFiles:
+    """Files of one commit of a repository on the Hub; safe to use from several threads.
+
+    Args:
+        repo_id: ``owner/name``.
+        revision: A commit.
+        endpoint: Address of the Hub; ``HF_ENDPOINT`` where None.
+    """
+
+    def __init__(self, repo_id: str, revision: str, endpoint: str | None = None) -> None:
+        from huggingface_hub import HfFileSystem
+
+        self.repo_id, self.revision = repo_id, revision
+        self._system: Any = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
+        self._endpoint = endpoint or self._system.endpoint
+
+    def read_into(self, file: Path, start: int, buffer: memoryview) -> int:
+        """Fill a buffer from a file's bytes; returns how many were there.
+
+        Raises:
+            CheckpointError: The Hub does not answer, or not as it should.
+        """
+        data = self.read(str(file), start, start + len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, file: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; asked for again where the connection breaks.
+
+        Raises:
+            CheckpointError: As for :meth:`read_into`.
+        """
+        path = f"{self.repo_id}@{self.revision}/{file}"
+        for attempt in range(_ATTEMPTS):
+            try:
+                with typed_errors(self.repo_id, self._endpoint), quiet_hub(retries=False):
+                    data: bytes = self._system.cat_file(path, start=start, end=stop)
+                    return data
+            except CheckpointUnreachableError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(0.2 * 2**attempt)
+        raise AssertionError("the last attempt raises or returns")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_remote_index(
+    repo_id: str, revision: str | None = None, *, endpoint: str | None = None
+) -> tuple[CheckpointIndex, HubFiles]:
+    """Headers of a checkpoint on the Hub with the place of every tensor, and the files that they are in.
+
+    Args:
+        repo_id: ``owner/name``.
+        revision: Branch, tag or commit; the default branch where None.
+        endpoint: Address of the Hub; ``HF_ENDPOINT`` where None.
+
+    Raises:
+        CheckpointError: As :func:`read_remote_checkpoint`.
+    """
+    remote = read_remote_checkpoint(repo_id, revision, endpoint=endpoint)
+    files = HubFiles(repo_id, remote.revision, endpoint)
+    specs: dict[str, TensorSpec] = {}
+    locations: dict[str, TensorLocation] = {}
+    for shard in remote.shards:
+        prefix = files.read(shard, 0, 8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        header = parse_json(files.read(shard, 8, 8 + length), f"{repo_id}/{shard}: the header")
+        for name, entry in header.items():
+            if name != "__metadata__":
+                spec, start, end = read_entry(f"{repo_id}/{shard}", name, entry)
+                specs[name] = spec
+                locations[name] = TensorLocation(Path(shard), 8 + length + start, end - start)
+    if set(specs) != {spec.name for spec in remote.inventory.tensors}:
+        raise CheckpointError(f"{repo_id}: the headers changed while they were read")
+    return CheckpointIndex(Path(repo_id), remote.config, remote.inventory, specs, locations), files

@@ -1,0 +1,102 @@
+"""Tensors that were not quantized: equal in both checkpoints, or vectors that a factor went into."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flashrl_registry.profiling.facts import factor_fault, norm_factor
+from flashrl_registry.profiling.faults import Fault
+from flashrl_registry.profiling.linear import ROWS_SAMPLED, Mask, Pair
+from flashrl_registry.profiling.reader import F32, num_rows
+
+_COMPARED_BYTES = 2 << 20
+_REMOTE_BYTES = 8 << 20
+"""Tensors of at most this size are compared whole where bytes come over the network."""
+
+
+@dataclass(frozen=True)
+class ChangedVector:
+    """A vector that differs between the checkpoints.
+
+    Attributes:
+        reference: In float32.
+        quantized: In float32.
+        factors: By offset, 0 for ``w`` and 1 for ``1 + w``: the factor and the channels that are dead; only those
+            that can be divided out again.
+        fault: What is wrong with the plain quotient, or None.
+    """
+
+    reference: F32
+    quantized: F32
+    factors: dict[int, tuple[F32, Mask]]
+    fault: str | None
+
+
+def compare_unquantized(
+    pair: Pair, names: Sequence[str], tick: Callable[[str], None]
+) -> tuple[dict[str, ChangedVector], list[Fault]]:
+    """Compare what is a float in both checkpoints.
+
+    Returns:
+        The vectors that differ, and a fault for everything else that does.
+    """
+    changed: dict[str, ChangedVector] = {}
+    faults = []
+    for name in names:
+        if not _is_same(pair, name):
+            if len(pair.reference.index.specs[name].shape) == 1:
+                changed[name] = _changed(pair, name)
+            else:
+                reason = "differs between the checkpoints, and only quantized linears can take a factor up"
+                faults.append(Fault(name, reason))
+        tick(name)
+    return changed, faults
+
+
+def _changed(pair: Pair, name: str) -> ChangedVector:
+    reference = pair.reference.array(name).astype(np.float32)
+    quantized = pair.quantized.array(name).astype(np.float32)
+    factors = {offset: norm_factor(reference, quantized, offset) for offset in (0, 1)}
+    usable = {offset: found for offset, found in factors.items() if factor_fault(found[0]) is None}
+    return ChangedVector(reference, quantized, usable, factor_fault(factors[0][0]))
+
+
+def _is_same(pair: Pair, name: str) -> bool:
+    ours, theirs = pair.reference.index, pair.quantized.index
+    size = ours.locations[name].num_bytes
+    sampled = (pair.reference.is_remote or pair.quantized.is_remote) and size > _REMOTE_BYTES
+    if ours.specs[name].dtype != theirs.specs[name].dtype or sampled:
+        return _same_rows(pair, name, sampled=sampled)
+    for start in range(0, size, _COMPARED_BYTES):
+        length = min(_COMPARED_BYTES, size - start)
+        left = pair.reference.range(name, start, length, purpose="left")
+        if not np.array_equal(left, pair.quantized.range(name, start, length, purpose="right")):
+            return False
+    return True
+
+
+def _same_rows(pair: Pair, name: str, *, sampled: bool) -> bool:
+    """Compare values: one checkpoint's are the other's, rounded to its dtype."""
+    spec, dtype = pair.reference.index.specs[name], pair.quantized.index.specs[name].dtype
+    if not spec.shape or len(spec.shape) == 1:
+        return _is_cast(pair.reference.array(name), pair.quantized.array(name), dtype)
+    rows = num_rows(spec.shape)
+    step = max(1, _COMPARED_BYTES // (4 * spec.shape[-1]))
+    for start in range(0, rows, max(1, rows // 4) if sampled else step):
+        stop = min(rows, start + (ROWS_SAMPLED // 4 if sampled else step))
+        left = pair.reference.floats(name, start, stop, purpose="left")
+        if not _is_cast(left, pair.quantized.floats(name, start, stop, purpose="right"), dtype):
+            return False
+    return True
+
+
+def _is_cast(reference: np.ndarray, quantized: np.ndarray, dtype: str) -> bool:
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            reference = reference.astype(np.float16)
+    elif dtype == "bfloat16":
+        bits = np.ascontiguousarray(reference, np.float32).view(np.uint32)
+        odd = (bits >> 16) & 1
+        reference = ((bits + 0x7FFF + odd) & np.uint32(0xFFFF0000)).view(np.float32)
+    return bool(np.array_equal(reference.astype(np.float32), quantized.astype(np.float32)))

@@ -1,0 +1,310 @@
+"""One quantized linear: its scales, a sample of its rows, and the passes over all of them.
+
+``codes - zero ~= W * rows / columns / scale``. A sample answers which factor the columns carry; a pass over all rows
+measures the factor of the rows, or compares every code.
+
+Shape legend: O output channels of all parts, R sampled rows, I input columns, P and J blocks of rows and columns, E
+parts (experts in one tensor).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashrl_registry.profiling import kernels
+from flashrl_registry.profiling.correspondence import block_size, scale_name, zero_point_name
+from flashrl_registry.profiling.faults import Fault
+from flashrl_registry.profiling.formats import Format
+from flashrl_registry.profiling.reader import F32, Bytes, TensorReader, chunks, num_rows
+
+F64: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+INT8_RANGE = (np.float32(-128), np.float32(127))
+FP8_MAX = 448.0
+ROWS_SAMPLED = 64
+"""Rows of each linear that its relations are found and verified on."""
+_BLOCKS, _BLOCKS_OF_EXPERTS = 4, 16
+_LOW = {"bfloat16": 1, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A quantized weight and what is needed to read its codes.
+
+    Attributes:
+        name: Weight tensor.
+        num_rows: Output channels of all parts, O.
+        num_columns: Input columns, I.
+        num_parts: Experts in the tensor; 1 for a matrix.
+        scale_PJ: Scales, float32.
+        zero_PJ: Zero points, float32; of shape (0, 0) for symmetric codes.
+        row_block: Rows that share a scale.
+        column_block: Columns that share a scale.
+        values: Number of each byte of fp8; empty for int8.
+        low: Arithmetic of the reference's dtype, as the kernels know it.
+    """
+
+    name: str
+    num_rows: int
+    num_columns: int
+    num_parts: int
+    scale_PJ: F32
+    zero_PJ: F32
+    row_block: int
+    column_block: int
+    values: F32
+    low: int
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of one part."""
+        return self.num_rows // self.num_parts
+
+    @property
+    def is_int(self) -> bool:
+        """The codes are int8, not fp8."""
+        return len(self.values) == 0
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A factor of input columns.
+
+    Attributes:
+        inv_EI: Its reciprocal, float32; one row for all parts, or one for each.
+        dead_EI: Channels that nothing is known of and no output depends on, or None.
+    """
+
+    inv_EI: F32
+    dead_EI: Mask | None = None
+
+    @classmethod
+    def ones(cls, num_columns: int) -> "Columns":
+        """No factor."""
+        return cls(np.ones((1, num_columns), np.float32))
+
+    @classmethod
+    def of(cls, factor_EI: F32, dead_EI: Mask) -> "Columns":
+        """From the factor itself."""
+        with np.errstate(all="ignore"):
+            inverse = (np.float32(1) / factor_EI).astype(np.float32)
+        return cls(np.atleast_2d(inverse), np.atleast_2d(dead_EI) if dead_EI.any() else None)
+
+    def part_rows(self, linear: Linear) -> int:
+        """Rows of the linear that one row of the factor is for."""
+        return linear.num_rows if len(self.inv_EI) == 1 else linear.part_rows
+
+
+def read_linear(
+    reference: TensorReader, quantized: TensorReader, name: str, form: Format
+) -> tuple[Linear, list[Fault]]:
+    """Read a linear's scales.
+
+    Returns:
+        The linear, and what is wrong with its scales.
+    """
+    spec, args = reference.index.specs[name], form.checkpoint.weights
+    faults = []
+    row_block, column_block = block_size(spec.shape, args)
+    rows, columns = num_rows(spec.shape), spec.shape[-1]
+    grid = (-(-rows // row_block), -(-columns // column_block))
+    scale_PJ = np.ascontiguousarray(quantized.array(scale_name(name, form)), np.float32).reshape(grid)
+    with np.errstate(invalid="ignore"):
+        bad = int((~(np.isfinite(scale_PJ) & (scale_PJ > 0))).sum())
+    if bad:
+        where = {"channel": "rows", "tensor": "tensors"}.get(args.strategy, "blocks")
+        faults.append(Fault(scale_name(name, form), f"is not positive and finite in {bad} {where}"))
+    zero_PJ: F32 = np.zeros((0, 0), np.float32)
+    if not args.symmetric:
+        zero_PJ = np.ascontiguousarray(quantized.array(zero_point_name(name)).astype(np.float32)).reshape(grid)
+    linear = Linear(
+        name=name, num_rows=rows, num_columns=columns, num_parts=spec.shape[0] if len(spec.shape) == 3 else 1,
+        scale_PJ=scale_PJ, zero_PJ=zero_PJ, row_block=row_block, column_block=column_block,
+        values=fp8_values() if form.code_dtype == "float8_e4m3fn" else np.zeros(0, np.float32),
+        low=_LOW.get(spec.dtype, 0),
+    )  # fmt: skip
+    return linear, faults
+
+
+def fp8_values() -> F32:
+    """The number of each byte of float8_e4m3fn."""
+    code = np.arange(256)
+    exponent, mantissa = (code >> 3) & 15, code & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent.astype(float) - 7))
+    size[(code & 127) == 127] = np.nan
+    return np.where(code & 128, -size, size).astype(np.float32)
+
+
+def sampled_blocks(linear: Linear) -> list[tuple[int, int]]:
+    """Row ranges of the sample, evenly spaced: few reads, and the same ones for everybody."""
+    if linear.num_rows <= ROWS_SAMPLED:
+        return [(0, linear.num_rows)]
+    count = _BLOCKS if linear.num_parts == 1 else _BLOCKS_OF_EXPERTS
+    size = ROWS_SAMPLED // count
+    return [(start, start + size) for start in (index * linear.num_rows // count for index in range(count))]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both checkpoints, open.
+
+    Attributes:
+        reference: The bf16 one.
+        quantized: The low-bit one.
+        form: How it is quantized.
+    """
+
+    reference: TensorReader
+    quantized: TensorReader
+    form: Format
+
+    def rows(self, linear: Linear, start: int, stop: int) -> tuple[F32, Bytes]:
+        """Weights in float32 and codes of some rows; valid until the next call of the same thread."""
+        return self.reference.floats(linear.name, start, stop), self.quantized.codes(linear.name, start, stop)
+
+
+class Sample:
+    """Some rows of a linear in units of one code: ``x`` is the weight, ``y`` what its codes stand for."""
+
+    def __init__(self, pair: Pair, linear: Linear) -> None:
+        self.linear = linear
+        self._pair = pair
+        blocks = sampled_blocks(linear)
+        self.rows = np.concatenate([np.arange(start, stop) for start, stop in blocks])
+        self.x_RI: F32 = np.empty((len(self.rows), linear.num_columns), np.float32)
+        self.y_RI = np.empty_like(self.x_RI)
+        done = 0
+        for start, stop in blocks:
+            weight, codes = pair.rows(linear, start, stop)
+            part = slice(done, done + stop - start)
+            self._in_codes(weight, codes, start, self.x_RI[part], self.y_RI[part])
+            done += stop - start
+        self._squares_R = np.einsum("ij,ij->i", self.y_RI, self.y_RI, dtype=np.float64)
+
+    def _in_codes(self, weight_RI: F32, codes_RI: Bytes, first: int, x_RI: F32, y_RI: F32) -> None:
+        linear = self.linear
+        scale = _grid_rows(linear.scale_PJ, linear, first, len(weight_RI))
+        np.divide(weight_RI, scale, out=x_RI)
+        if linear.is_int:
+            y_RI[:] = codes_RI.view(np.int8)
+            if linear.zero_PJ.size:
+                y_RI -= _grid_rows(linear.zero_PJ, linear, first, len(weight_RI))
+        else:
+            y_RI[:] = linear.values[codes_RI]
+            step = np.maximum(np.exp2(np.floor(np.log2(np.maximum(np.abs(y_RI), 2.0**-6)))), 2.0**-6) * 0.125
+            x_RI /= step
+            y_RI /= step
+
+    @property
+    def is_finite(self) -> bool:
+        """Every weight and every code is a number."""
+        return bool(np.isfinite(self.x_RI).all() and np.isfinite(self.y_RI).all())
+
+    def residuals(self, columns: Columns) -> tuple[float, float]:
+        """Root mean square of what a factor of the columns leaves, in codes.
+
+        Returns:
+            Without any factor of the rows, and with the best one for each row.
+        """
+        inverse, x, y, squares, count = columns.inv_EI, self.x_RI, self.y_RI, self._squares_R, self.x_RI.size
+        if len(inverse) > 1:
+            inverse = inverse[self.rows // self.linear.part_rows]
+        if columns.dead_EI is not None:
+            parts = self.rows // columns.part_rows(self.linear)
+            y = np.where(columns.dead_EI[parts], np.float32(0), y)
+            inverse = np.where(columns.dead_EI[parts], np.float32(0), inverse if len(inverse) > 1 else inverse[:1])
+            squares = np.einsum("ij,ij->i", y, y, dtype=np.float64)
+            count -= int(columns.dead_EI[parts].sum())
+        above, below = np.empty(len(x)), np.empty(len(x))
+        kernels.moments(x, y, np.ascontiguousarray(inverse, np.float32), above, below)
+        with np.errstate(all="ignore"):
+            fixed = (squares - 2 * above + below).sum() / max(1, count)
+            usable = (below > 0) & (above > 0)  # a factor is positive
+            best = (squares - np.where(usable, above * above / below, 0.0)).sum() / max(1, count)
+        return float(np.sqrt(max(fixed, 0.0))), float(np.sqrt(max(best, 0.0)))
+
+    def fit(self, rounds: int = 4) -> tuple[NDArray[np.float64], float]:
+        """The best factor of the columns there is, whatever its source: ``y ~ rows * x * factor``, rank one.
+
+        Alternating least squares. The factor is known up to a number, and where a column is not zero.
+
+        Returns:
+            The factor, shape (I,), and the root mean square of what it leaves.
+        """
+        x: F64 = self.x_RI.astype(np.float64)
+        y: F64 = self.y_RI.astype(np.float64)
+        products, squares = x * y, x * x
+        rows, columns = np.ones(len(x)), np.ones(x.shape[1])
+        for _ in range(rounds):
+            columns = _quotient(rows @ products, (rows * rows) @ squares)
+            rows = _quotient(products @ columns, squares @ (columns * columns))
+        left = y - rows[:, None] * x * columns
+        return columns, float(np.sqrt((left * left).mean()))
+
+
+def _quotient(above: F64, below: F64) -> F64:
+    return np.divide(above, below, out=np.ones_like(above), where=(below > 0) & (above > 0))
+
+
+def _grid_rows(grid_PJ: F32, linear: Linear, first: int, count: int) -> F32:
+    """One value per row, or per element, of a grid of blocks."""
+    rows = grid_PJ[np.arange(first, first + count) // linear.row_block]
+    if rows.shape[1] > 1:
+        rows = rows[:, np.arange(linear.num_columns) // linear.column_block]
+    return rows
+
+
+def all_chunks(linear: Linear) -> Iterator[tuple[int, int]]:
+    """Row ranges that cover a linear, small enough for a core's cache."""
+    return chunks(linear.num_rows, linear.num_columns)
+
+
+def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]:
+    """Factor that was folded into a linear's rows, by least squares against the codes.
+
+    ``beta = sum(q * x) / sum(x * x)`` over each row. Rounding to int8 leaves a relative error of about
+    ``0.29 / (rms(x) * sqrt(I))``: a linear whose rows were never scaled gets values near 1.
+
+    Returns:
+        The factor, float32, shape (O,), 1 where a row is zero in both; and where that is.
+
+    Source:
+        FlashRL 1.0.3, ``profiling_int8`` and ``least_square``; deviation: float64 sums.
+    """
+    above, below = np.empty(linear.num_rows), np.empty(linear.num_rows)
+    used: Mask = np.empty(linear.num_rows, np.bool_)
+    part_rows = columns.part_rows(linear)
+    for start, stop in all_chunks(linear):
+        weight, codes = pair.rows(linear, start, stop)
+        blank_dead(linear, columns, weight, codes, start)
+        kernels.fit_rows(
+            weight, codes, start, linear.scale_PJ, linear.zero_PJ, linear.row_block, linear.column_block,
+            columns.inv_EI, part_rows, linear.values, above[start:stop], below[start:stop],
+        )  # fmt: skip
+        used[start:stop] = above[start:stop] != 0
+        if not used[start:stop].all():
+            used[start:stop] |= codes.any(axis=1)
+    with np.errstate(all="ignore"):
+        factor = (above / below).astype(np.float32)
+    dead = (below == 0) & ~used
+    factor[dead] = 1
+    return factor, dead
+
+
+def blank_dead(linear: Linear, columns: Columns, weight_RI: F32, codes_RI: Bytes, first: int) -> int:
+    """Set dead columns to zero in both, in place; returns how many elements that were."""
+    if columns.dead_EI is None:
+        return 0
+    dead = columns.dead_EI[np.arange(first, first + len(weight_RI)) // columns.part_rows(linear)]
+    dead = np.broadcast_to(dead, weight_RI.shape)
+    weight_RI[dead] = 0
+    if linear.zero_PJ.size:
+        zero = np.broadcast_to(_grid_rows(linear.zero_PJ, linear, first, len(weight_RI)), weight_RI.shape)
+        codes_RI[dead] = zero[dead].astype(np.int8).view(np.uint8)
+    else:
+        codes_RI[dead] = 0
+    return int(dead.sum())

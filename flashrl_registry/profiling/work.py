@@ -1,0 +1,147 @@
+"""Results of finished tasks on disk, so that a run that was killed goes on where it stopped.
+
+A work folder lies beside the output, under a name that is a digest of everything that the results depend on: both
+checkpoints' headers with the sizes and times of their files, and the options. It is locked while it is used, and gone
+when the profile is written or refused.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from flashrl_registry.checkpoints import CheckpointIndex
+from flashrl_registry.documents import LinearFacts, SmoothingGroup
+from flashrl_registry.documents._base import sha256
+from flashrl_registry.errors import CheckpointUnreachableError, ProfilingError
+from flashrl_registry.profiling.layer import Result, Task
+from flashrl_registry.profiling.output import StoredVector, write_vectors, writing
+
+_FORMAT = 1
+"""Raised where results of an earlier program cannot be used."""
+
+
+class WorkFolder:
+    """Finished tasks of one run.
+
+    Args:
+        folder: Exists, and is locked by this process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+
+    def put(self, number: int, task: Task, result: Result) -> None:
+        """Keep a task's result; a crash leaves the whole of it or nothing.
+
+        Raises:
+            ProfilingError: The folder cannot be written.
+        """
+        vectors = {key: StoredVector.of(value) for key, value in result.vectors.items()}
+        record = {
+            "task": [task.key, list(task.names)],
+            "roles": result.roles,
+            "groups": [group.model_dump(mode="json") for group in result.groups],
+            "facts": [facts.model_dump(mode="json") for facts in result.facts],
+            "vectors": {key: list(vector.shape) for key, vector in sorted(vectors.items())},
+        }
+        with writing(self.folder):
+            write_vectors(vectors, self.folder / f"{number}.vectors")
+            temporary = self.folder / f"{number}.tmp"
+            temporary.write_text(json.dumps(record))
+            temporary.replace(self.folder / f"{number}.json")
+
+    def get(self, number: int, task: Task) -> Result | None:
+        """A task's result without its vectors, or None where it is not finished."""
+        record = self._record(number)
+        if record is None or record["task"] != [task.key, list(task.names)]:
+            return None
+        return Result(
+            roles=record["roles"],
+            groups=[SmoothingGroup.model_validate_json(json.dumps(group)) for group in record["groups"]],
+            facts=[LinearFacts.model_validate_json(json.dumps(facts)) for facts in record["facts"]],
+        )
+
+    def vectors(self, number: int) -> dict[str, StoredVector]:
+        """A finished task's vectors, read when they are needed."""
+        record = self._record(number)
+        assert record is not None
+        file = self.folder / f"{number}.vectors"
+        with file.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+        found = {}
+        for key, shape in record["vectors"].items():
+            found[key] = StoredVector(tuple(shape), partial(_read, file, start, tuple(shape)))
+            start += found[key].num_bytes
+        return found
+
+    def _record(self, number: int) -> dict[str, Any] | None:
+        file = self.folder / f"{number}.json"
+        if not file.exists():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(file.read_text())
+        except ValueError:
+            return None
+        return record
+
+
+def _read(file: Path, start: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.fromfile(file, "<f4", count=int(np.prod(shape, dtype=np.int64)), offset=start).reshape(shape)
+
+
+def run_key(reference: CheckpointIndex, quantized: CheckpointIndex, document: Path, options: dict[str, Any]) -> str:
+    """Digest of everything that the results of a run depend on."""
+    parts = [_FORMAT, version("flashrl-registry"), str(document.absolute()), options]
+    parts += [_index_key(index) for index in (reference, quantized)]
+    return sha256(json.dumps(parts).encode()).removeprefix("sha256:")
+
+
+def _index_key(index: CheckpointIndex) -> list[Any]:
+    files = sorted({location.file for location in index.locations.values()})
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    places = [
+        (name, spec.dtype, spec.shape, str(index.locations[name].file), index.locations[name].start)
+        for name, spec in sorted(index.specs.items())
+    ]
+    return [str(index.folder), index.config, stats, places]
+
+
+@contextmanager
+def work_folder(document: Path, key: str) -> Iterator[WorkFolder]:
+    """The folder of a run, with what an earlier one left; removed at the end and where the pair is refused.
+
+    It stays where the process is interrupted or killed, or where a Hub stopped answering.
+
+    Raises:
+        ProfilingError: Another process works on the same profile, or the folder cannot be written.
+    """
+    place = next(parent for parent in document.absolute().parents if parent.is_dir())
+    folder = place / f".flashrl-profile-{key[:16]}"
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as exc:
+        raise ProfilingError(f"another process is writing {document}", hint="wait for it") from exc
+    keep = False
+    try:
+        yield WorkFolder(folder)
+    except (KeyboardInterrupt, CheckpointUnreachableError):
+        keep = True
+        raise
+    finally:
+        lock.release()
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
