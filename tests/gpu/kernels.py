@@ -1,23 +1,24 @@
 """Random weights of every kind: each kernel must equal plain torch to the bit and write every element, nothing else.
 
-    python tests/gpu/kernels.py [--count 1000] [--seed 0]
+    python tests/gpu/kernels.py [--count 1000] [--seed 0] [--jobs 8]
     TRITON_INTERPRET=1 python tests/gpu/kernels.py --count 100   # without a GPU: small weights, in the interpreter
 
 Needs torch, Triton and a GPU. The plain-torch operations run on the CPU and again on the GPU. Codes go to places in
 larger buffers that are poisoned first, twice with different bytes, so an element that was not written and one that
-was written beside its place both show. Exits with 1 where anything differs.
+was written beside its place both show. Exits with 1 where anything differs. Nearly every random weight needs a kernel
+compiled for it, which is what takes the time; jobs are processes side by side on one GPU.
 """
 
 import argparse
 import os
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
@@ -280,11 +281,30 @@ def run(count: int, seed: int) -> int:
     return 1 if failures else 0
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def side_by_side(count: int, seed: int, jobs: int) -> int:
+    share = -(-count // jobs)
+    commands = [
+        [sys.executable, __file__, "--count", str(min(share, count - share * job)), "--seed", str(seed * 1000 + job)]
+        for job in range(jobs)
+        if count > share * job
+    ]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    failed = 0
+    for process in running:
+        print(process.communicate()[0].strip(), flush=True)
+        failed += process.returncode != 0
+    print(f"{len(running)} jobs, {failed} failed")
+    return 1 if failed else 0
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    if given.jobs > 1:
+        return side_by_side(given.count, given.seed, given.jobs)
     return run(given.count, given.seed)
 
 
