@@ -12,7 +12,8 @@ from flashrl_cli import output
 from flashrl_registry.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from flashrl_registry.registry import Chain, LocalStore, PlanBundle, Store
+    from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store
+    from flashrl_registry.registry.hybrids import Bundle
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder to write; created where missing.")]
@@ -33,9 +34,26 @@ StoreAddress = Annotated[
 AllowStale = Annotated[
     bool, typer.Option("--allow-stale", help="When the Hub does not answer, take what it said last, and say so.")
 ]
+RequireSignature = Annotated[
+    bool,
+    typer.Option(
+        "--require-signature", help="Refuse what no trusted publisher signed (--trusted, or the file FLASHRL_TRUSTED)."
+    ),
+]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option("--trusted", help="Public key (PEM) that must have signed; several: one of them."),
+]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--signing-key",
+        help="Private EC key (PEM); else FLASHRL_SIGNING_KEY. Its passphrase, if any: FLASHRL_SIGNING_PASSPHRASE.",
+    ),
+]
 Name = typer.Argument(metavar="NAME", help="namespace/name; hf://namespace/name on a Hub.")
 
-_EXTRA_OF = {"torch": "torch", "safetensors": "torch", "numpy": "torch", "vllm": "vllm"}
+_EXTRA_OF = {"torch": "torch", "safetensors": "torch", "numpy": "torch", "numba": "torch", "vllm": "vllm"}
 
 
 def local_store() -> "LocalStore":
@@ -45,11 +63,31 @@ def local_store() -> "LocalStore":
     return LocalStore(default_registry_root(os.environ))
 
 
-def open_chain(*, allow_stale: bool = False) -> "Chain":
+def open_chain(
+    *, allow_stale: bool = False, require_signature: bool = False, trusted: list[Path] | None = None
+) -> "Chain":
     """The user's stores, in their order."""
     from flashrl_registry.registry import open_chain as open_stores
 
-    return open_stores(os.environ, allow_stale=allow_stale)
+    return open_stores(
+        os.environ, allow_stale=allow_stale, require_signature=require_signature, trusted_keys=trusted or ()
+    )
+
+
+def signing_key(given: Path | None) -> tuple[Path, str | None]:
+    """The private key to sign with, and its passphrase; checked before anything else is done.
+
+    Raises:
+        SigningKeyError: It cannot be used.
+    """
+    from flashrl_registry.registry.signing import KEY_VARIABLE, PASSPHRASE_VARIABLE, check_signing_key
+
+    named = os.environ.get(KEY_VARIABLE, "").strip()
+    if given is None and not named:
+        raise typer.BadParameter(f"signing needs a key: --signing-key KEY.pem, or {KEY_VARIABLE}")
+    key, passphrase = given or Path(named).expanduser(), os.environ.get(PASSPHRASE_VARIABLE) or None
+    check_signing_key(key, passphrase)
+    return key, passphrase
 
 
 def open_store(address: str) -> "Store":
@@ -71,12 +109,45 @@ def store_of(name: str, address: str | None) -> "tuple[Store, str]":
     return (open_store(address) if address else open_chain().store_of(ref)), ref.name
 
 
-def bundle_of(text: str, *, allow_stale: bool = False) -> "PlanBundle":
+def published_ref(text: str, address: str | None) -> "tuple[Store, NamedRef]":
+    """The store that answers for a published plan, and its reference there."""
+    from flashrl_registry.registry import NamedRef, parse_ref
+
+    ref = parse_ref(text)
+    if not isinstance(ref, NamedRef):
+        raise typer.BadParameter(f"'{text}' is not namespace/name[@version or channel]", param_hint="REF")
+    return (open_store(address) if address else open_chain().store_of(ref)), ref
+
+
+def bundle_of(
+    text: str,
+    *,
+    allow_stale: bool = False,
+    require_signature: bool = False,
+    trusted: list[Path] | None = None,
+) -> "PlanBundle":
     """The plan that a reference on the command line names; a lock with one entry, or LOCK#REF, names one too."""
-    from flashrl_registry.registry import open_bundle, parse_ref
+    from flashrl_registry.registry.hybrids import one_plan
+
+    return one_plan(
+        any_bundle(text, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted), text
+    )
+
+
+def any_bundle(
+    text: str,
+    *,
+    allow_stale: bool = False,
+    require_signature: bool = False,
+    trusted: list[Path] | None = None,
+) -> "Bundle":
+    """As :func:`bundle_of`; a hybrid where the reference names one."""
+    from flashrl_registry.registry import parse_ref
+    from flashrl_registry.registry.open import open_any
     from flashrl_registry.resolver import locked_reference
 
-    return open_bundle(locked_reference(text) or parse_ref(text), open_chain(allow_stale=allow_stale))
+    stores = open_chain(allow_stale=allow_stale, require_signature=require_signature, trusted=trusted)
+    return open_any(locked_reference(text) or parse_ref(text), stores)
 
 
 def warn(warnings: tuple[str, ...], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from flashrl_cli import output
 
 if TYPE_CHECKING:
-    from flashrl_registry.documents import Plan
+    from flashrl_registry.documents import EvidenceEvent, Plan
 
 
 def plan_data(plan: "Plan") -> dict[str, Any]:
@@ -46,3 +46,26 @@ def families_table(plan: "Plan") -> str:
         for family in plan.tensors
     ]  # fmt: skip
     return output.table(("TENSORS", "COUNT", "CHECKPOINT", "TREATMENT", "RULE"), rows)
+
+
+def evidence_data(event: "EvidenceEvent") -> dict[str, Any]:
+    """One piece of evidence for machines."""
+    return {"at": event.at, "by": event.by, "version": event.version,
+            **event.evidence.model_dump(mode="json", exclude_none=True)}  # fmt: skip
+
+
+def evidence_table(events: "list[EvidenceEvent]") -> str:
+    """What was measured, one line each; strangers wrote it, so nothing in it moves the cursor."""
+    from flashrl_registry.registry.evidence import numbers_of, versions_of
+
+    rows = [
+        [printable(cell) for cell in (e.evidence.what, e.evidence.device, versions_of(e.evidence),
+                                      numbers_of(e.evidence) or e.evidence.method, e.evidence.created_at[:10], e.by)]
+        for e in events
+    ]  # fmt: skip
+    return output.table(("EVIDENCE", "DEVICE", "WITH", "NUMBERS", "MEASURED", "BY"), rows)
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would act on."""
+    return "".join(char if char.isprintable() else "\ufffd" if char not in "\r\n\t" else " " for char in text)

@@ -112,11 +112,12 @@ class Chain:
         """As :meth:`get`; a hybrid where the reference names one."""
         store = self.store_of(ref)
         try:
-            return self._trusted(store, ref.name, store.open(ref))
+            found = store.open(ref)
         except RegistryError as exc:
             if store in self.stores or ref.store is not None:
                 raise
             raise self._asked(exc, ref) from exc
+        return self._trusted(store, ref.name, found)
 
     def versions(self, name: str) -> list[str]:
         """Versions in the store that answers for a name."""

@@ -18,9 +18,9 @@ HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile", "setup", "cleanup", "doctor"],
     "flashrl-registry": [
-        "", "compile", "validate", "push", "pull", "list", "search", "versions", "channel",
-        "deprecate", "yank", "restore", "lock", "verify", "gc", "show", "explain", "diff", "import", "export", "schema",
-        "migrate", "lint", "doctor",
+        "", "compile", "validate", "push", "sign", "pull", "list", "search", "versions", "channel",
+        "deprecate", "yank", "restore", "evidence", "lock", "verify", "gc", "show", "explain", "diff", "import", "export",
+        "schema", "migrate", "lint", "doctor",
     ],
 }  # fmt: skip
 

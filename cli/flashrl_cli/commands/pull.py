@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import AllowStale, Json, bundle_of, warn
+from flashrl_cli.arguments import AllowStale, Json, RequireSignature, TrustedKeys, any_bundle, warn
 
 Destination = Annotated[
     Path | None,
@@ -14,51 +14,63 @@ Destination = Annotated[
 ]
 
 
-def pull(
+def pull(  # noqa: PLR0917 - typer passes by name
     ref: Annotated[str, typer.Argument(metavar="REF", help="A plan reference, or a lock: every plan in it.")],
     destination: Destination = None,
     allow_stale: AllowStale = False,
+    require_signature: RequireSignature = False,
+    trusted: TrustedKeys = None,
     as_json: Json = False,
 ) -> None:
     """Bring a plan and all that belongs to it here, checked: into the cache, or a copy into a folder."""
-    from flashrl_registry.registry import read_bundle, write_bundle
+    from flashrl_registry.registry.hybrids import read_any_bundle, write_any_bundle
     from flashrl_registry.resolver import lock_references_in
 
     entries = lock_references_in(ref)
     if entries is not None:
         if destination is not None:
             raise typer.BadParameter("a lock has several plans; name one as LOCK#REF", param_hint="--output")
-        _pull_lock(ref, entries, allow_stale=allow_stale, as_json=as_json)
+        _pull_lock(
+            ref, entries, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted, as_json=as_json
+        )
         return
     with output.waiting(f"pulling {ref}", enabled=not as_json):
-        bundle = bundle_of(ref, allow_stale=allow_stale)
-    files, plan, text = bundle.files, bundle.files[0].parent, f"{bundle.origin}\ndigest {bundle.plan.digest}"
+        bundle = any_bundle(ref, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted)
+    files, plan, text = bundle.files, bundle.files[0].parent, f"{bundle.origin}\ndigest {bundle.digest}"
     if destination is not None:
-        files = write_bundle(destination, bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
-        read_bundle(destination)
+        files = write_any_bundle(destination, bundle)
+        read_any_bundle(destination)
         plan, text = destination, f"{text}\nin {destination}"
     output.result(
         {
             "ref": ref,
-            "digest": bundle.plan.digest,
+            "digest": bundle.digest,
             "plan": plan,
             "files": files,
             "origin": bundle.origin,
             "source": bundle.source and bundle.source.model_dump(mode="json", exclude_none=True),
             "warnings": bundle.warnings,
+            "signed_by": bundle.signed_by,
         },
-        text,
+        text + "".join(f"\nsigned by {key}" for key in bundle.signed_by),
         as_json=as_json,
     )
     warn(bundle.warnings, as_json=as_json)
 
 
-def _pull_lock(file: str, entries: list[str], *, allow_stale: bool, as_json: bool) -> None:
+def _pull_lock(
+    file: str, entries: list[str], *, allow_stale: bool, require_signature: bool, trusted: list[Path] | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     pulled = []
     for entry in entries:
         with output.waiting(f"pulling {entry}", enabled=not as_json):
-            bundle = bundle_of(f"{file}#{entry}", allow_stale=allow_stale)
-        pulled.append({"ref": entry, "digest": bundle.plan.digest, "origin": bundle.origin})
+            bundle = any_bundle(
+                f"{file}#{entry}", allow_stale=allow_stale, require_signature=require_signature, trusted=trusted
+            )
+        pulled.append(
+            {"ref": entry, "digest": bundle.digest, "origin": bundle.origin, "signed_by": bundle.signed_by}
+        )
         warn(bundle.warnings, as_json=as_json)
     rows = [(item["ref"], str(item["digest"])[:19], item["origin"]) for item in pulled]
     output.result({"lock": file, "plans": pulled}, output.table(("PLAN", "DIGEST", "FROM"), rows), as_json=as_json)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, open_store
+from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signing_key
 
 if TYPE_CHECKING:
-    from flashrl_registry.registry import PlanBundle, Published, Store
+    from flashrl_registry.registry import Published, Store
+    from flashrl_registry.registry.hybrids import Bundle
 
 
 def push(  # noqa: PLR0917 - typer passes by name
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Plan folder that compile wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Plan folder, or a folder with a hybrid.")],
     target: Annotated[
         str,
         typer.Argument(
@@ -28,10 +29,12 @@ def push(  # noqa: PLR0917 - typer passes by name
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="On a Hub: who may read a repository that is made.")
     ] = None,
+    sign: Annotated[bool, typer.Option("--sign", help="Sign what was published; --signing-key says so too.")] = False,
+    key: SigningKey = None,
     as_json: Json = False,
 ) -> None:
     """Publish a plan folder: in the local registry, in a shared store, or on a Hugging Face Hub."""
-    from flashrl_registry.registry import read_bundle
+    from flashrl_registry.registry.hybrids import read_any_bundle
 
     name, at, version = target.removeprefix("hf://").partition("@")
     if not at:
@@ -39,12 +42,16 @@ def push(  # noqa: PLR0917 - typer passes by name
     opened = open_store("hub" if target.startswith("hf://") else store or "local")
     if (pr or private is not None) and opened.kind != "hub":
         raise typer.BadParameter("only a Hub has proposals and private repositories; write hf://NAME@VERSION")
-    read = read_bundle(bundle)
+    if pr and (sign or key is not None):
+        raise typer.BadParameter("a proposal is signed when it is published: flashrl-registry sign hf://NAME@VERSION")
+    signer = signing_key(key) if sign or key is not None else None
+    read = read_any_bundle(bundle)
     if dry_run:
         _preview(opened, read, name, version, as_json=as_json)
         return
     with output.waiting(f"publishing {name}@{version}", enabled=not as_json):
         published = _publish(opened, read, name, version, pr=pr, private=private)
+        signed = _sign(opened, name, version, signer) if signer is not None else None
     state = "published" if published.created else "was published already with the same content:"
     if pr and published.created:
         state = "proposed"
@@ -56,8 +63,10 @@ def push(  # noqa: PLR0917 - typer passes by name
             "store": opened.place,
             "folder": published.folder,
             "notes": published.notes,
+            "signed_by": signed,
         },
-        f"{state} {published.ref}\ndigest {published.manifest.plan_digest}\nin {published.folder or opened.place}",
+        f"{state} {published.ref}\ndigest {published.manifest.plan_digest}\nin {published.folder or opened.place}"
+        + (f"\nsigned by {signed}" if signed else ""),
         as_json=as_json,
     )
     if not as_json:
@@ -65,8 +74,18 @@ def push(  # noqa: PLR0917 - typer passes by name
             output.note(f"note: {note}")
 
 
+def _sign(store: "Store", name: str, version: str, signer: "tuple[Path, str | None]") -> str:
+    """Fingerprint of the key. A push that dies before it is signed is healed by the same push again."""
+    from flashrl_registry.documents import SignEvent
+    from flashrl_registry.registry.signing import sign_version
+
+    event = sign_version(store, name, version, *signer).event
+    assert isinstance(event, SignEvent)
+    return event.key
+
+
 def _publish(
-    store: "Store", bundle: "PlanBundle", name: str, version: str, *, pr: bool, private: bool | None
+    store: "Store", bundle: "Bundle", name: str, version: str, *, pr: bool, private: bool | None
 ) -> "Published":
     if store.kind != "hub":
         return store.publish(bundle, name, version)
@@ -76,7 +95,7 @@ def _publish(
     return store.publish(bundle, name, version, propose=pr, private=private)
 
 
-def _preview(store: "Store", bundle: "PlanBundle", name: str, version: str, *, as_json: bool) -> None:
+def _preview(store: "Store", bundle: "Bundle", name: str, version: str, *, as_json: bool) -> None:
     from flashrl_registry.registry.preview import preview
 
     found = preview(store, bundle, name, version)
@@ -85,7 +104,7 @@ def _preview(store: "Store", bundle: "PlanBundle", name: str, version: str, *, a
         "same": f"{name}@{version} is there with the same content: nothing would change",
         "taken": f"{name}@{version} holds another plan: the push would be refused",
     }[found.state]
-    lines = [f"{what} in {store.place}", f"digest {bundle.plan.digest}"]
+    lines = [f"{what} in {store.place}", f"digest {bundle.digest}"]
     lines += [f"{file.name}  {output.size(file.stat().st_size)}" for file in bundle.files]
     if found.changes is not None and found.state != "same":
         lines.append(f"against {found.base}:")
@@ -95,7 +114,7 @@ def _preview(store: "Store", bundle: "PlanBundle", name: str, version: str, *, a
         lines.append(f"note: {', '.join(found.lower)} are higher and stay what a name without a version means")
     changed = [] if found.changes is None else [*found.changes.settings, *found.changes.tensors]
     output.result(
-        {"ref": f"{name}@{version}", "state": found.state, "base": found.base, "digest": bundle.plan.digest,
+        {"ref": f"{name}@{version}", "state": found.state, "base": found.base, "digest": bundle.digest,
          "store": store.place, "changes": [vars(change) for change in changed]},
         "\n".join(lines), as_json=as_json, ok=found.state != "taken",
     )  # fmt: skip

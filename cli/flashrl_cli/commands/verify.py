@@ -1,27 +1,37 @@
 """``flashrl-registry verify``: hash everything that was published again."""
 
+import os
+
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, open_store
+from flashrl_cli.arguments import Json, RequireSignature, StoreAddress, TrustedKeys, open_store
 
 
-def verify(store: StoreAddress = None, as_json: Json = False) -> None:
+def verify(
+    store: StoreAddress = None,
+    require_signature: RequireSignature = False,
+    trusted: TrustedKeys = None,
+    as_json: Json = False,
+) -> None:
     """Read every version of a store and compare all of its bytes with what was published."""
     from flashrl_registry.registry.keeping import verify as verify_store
+    from flashrl_registry.registry.trust import open_trust
 
+    trust = open_trust(os.environ, required=True, keys=trusted or ()) if require_signature or trusted else None
     opened = open_store(store or "local")
     with output.waiting(f"verifying {opened.place}", enabled=not as_json):
-        found = list(verify_store(opened))
+        found = list(verify_store(opened, trust))
     wrong = [(entry.ref, entry.error) for entry in found if entry.error is not None]
     output.result(
         {
             "store": opened.place,
             "sound": len(found) - len(wrong),
-            "plans": [{"ref": entry.ref, "digest": entry.digest} for entry in found],
+            "plans": [{"ref": entry.ref, "digest": entry.digest, "signed_by": entry.signed_by} for entry in found],
             "damaged": [{"ref": ref, **output.error_data(error)} for ref, error in wrong],
         },
-        f"{len(found) - len(wrong)} of {len(found)} versions in {opened.place} are what was published",
+        f"{len(found) - len(wrong)} of {len(found)} versions in {opened.place} are what was published"
+        + (" and signed by whom you trust" if trust is not None else ""),
         as_json=as_json,
         ok=not wrong,
     )

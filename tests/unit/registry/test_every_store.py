@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flashrl_registry.documents import Inventory, Plan
+from flashrl_registry.documents import Evidence, Inventory, Plan, SignEvent
 from flashrl_registry.errors import (
     AlreadyPublishedError,
     ConflictError,
@@ -17,14 +17,20 @@ from flashrl_registry.errors import (
     InvalidRefError,
     NotFoundError,
     RegistryError,
+    SignatureError,
+    UnsignedError,
+    UntrustedError,
 )
-from flashrl_registry.registry import LocalStore, NamedRef, PlanBundle, Store, read_bundle, write_bundle
+from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store, read_bundle, write_bundle
 from flashrl_registry.registry.channels import NOBODY, announce, move_channel
+from flashrl_registry.registry.evidence import add_evidence, evidence_of
 from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.keeping import verify
+from flashrl_registry.registry.signing import sign_version
 from flashrl_registry.registry.standing import standing_of
 from flashrl_registry.registry.store import Listed
+from flashrl_registry.registry.trust import Trust
 from flashrl_registry.registry.url import UrlStore
 
 HUB = Path(__file__).parents[2] / "integration" / "hub"
@@ -65,6 +71,40 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 def store(make: Make) -> Store:
     """The store."""
     return make()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> list[Path]:
+    """Two private keys; the public half of each lies beside it, as ``.pub``."""
+    made = [tmp_path / "ann.pem", tmp_path / "eve.pem"]
+    for key in made:
+        write_key(key)
+    return made
+
+
+def write_key(key: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    key.with_suffix(".pub").write_bytes(public)
+
+
+def trusting(store: Store, key: Path, names: str = "team/*") -> Chain:
+    """A chain that asks for this key's signature."""
+    trust = Trust(((names, (key.with_suffix(".pub"),)),))
+    return Chain([store], lambda _: store, trust=lambda: trust)
+
+
+def evidence(plan_digest: str | None, number: int = 0, **changes: object) -> Evidence:
+    data = {
+        "plan_digest": plan_digest, "created_at": "2026-11-24T10:00:00Z", "what": "throughput", "device": "a toy",
+        "versions": {"vllm": "0.32.0"}, "metrics": {"output": {"value": float(number), "unit": "token/s"}},
+        "method": "counted", "schema_version": "flashrl.evidence/v1", **changes,
+    }  # fmt: skip
+    return Evidence.model_validate(data)
 
 
 @pytest.fixture
@@ -257,3 +297,154 @@ def test_of_sixteen_who_move_a_new_channel_at_once_one_wins(make: Make, bundles:
     history = make().history(NAME)
     assert standing_of(history).channels == {"stable": f"1.{moved.index(True)}.0"}
     assert sum(event.kind == "channel" for event in history.events) == 1
+
+
+def test_a_signed_version_is_used_and_stays_what_it_was(make: Make, bundle: PlanBundle, keys: list[Path]) -> None:
+    store = make()
+    store.publish(bundle, NAME, "1.0.0")
+    before = store.open(NamedRef(NAME, "1.0.0")).manifest
+    with pytest.raises(UnsignedError, match="is not signed"):
+        trusting(make(), keys[0]).get(NamedRef(NAME))
+    first = sign_version(make(), NAME, "1.0.0", keys[0])
+    assert first.changed
+    assert not sign_version(make(), NAME, "1.0.0", keys[0]).changed, "one key signs once"
+    got = trusting(make(), keys[0]).get(NamedRef(NAME, "1.0.0", bundle.plan.digest))
+    assert isinstance(first.event, SignEvent)
+    assert (got.plan, got.manifest, got.signed_by) == (bundle.plan, before, (first.event.key,))
+    assert make().publish(bundle, NAME, "1.0.0").created is False
+
+
+def test_only_a_trusted_key_will_do_and_one_of_several_signatures_is_enough(
+    make: Make, bundle: PlanBundle, keys: list[Path]
+) -> None:
+    make().publish(bundle, NAME, "1.0.0")
+    stranger = sign_version(make(), NAME, "1.0.0", keys[1]).event
+    assert isinstance(stranger, SignEvent)
+    with pytest.raises(UntrustedError) as caught:
+        trusting(make(), keys[0]).get(NamedRef(NAME))
+    assert caught.value.context["signed_by"] == [stranger.key]
+    with pytest.raises(UntrustedError):
+        trusting(make(), keys[0], "TEAM/t*").get(NamedRef(NAME)), "upper and lower case are the same"
+    assert trusting(make(), keys[0], "other/*").get(NamedRef(NAME)).plan == bundle.plan, "nobody asked for one"
+    sign_version(make(), NAME, "1.0.0", keys[0])
+    assert trusting(make(), keys[0]).get(NamedRef(NAME)).plan == bundle.plan
+
+
+def test_a_signature_of_one_version_or_name_does_nothing_for_another(
+    make: Make, bundle: PlanBundle, other_bundle: PlanBundle, keys: list[Path]
+) -> None:
+    store = make()
+    store.publish(bundle, NAME, "1.0.0")
+    signed = sign_version(store, NAME, "1.0.0", keys[0]).event
+    store.publish(bundle, NAME, "1.0.1")
+    store.publish(other_bundle, NAME, "2.0.0")
+    store.publish(bundle, "team/copy", "1.0.0")
+    assert isinstance(signed, SignEvent)
+    for name, version in ((NAME, "1.0.1"), (NAME, "2.0.0"), ("team/copy", "1.0.0")):
+        store = make()
+        store.append(name, signed.model_copy(update={"version": version}), len(store.history(name).events))
+        with pytest.raises(SignatureError, match="made for another name, version or content") as caught:
+            trusting(make(), keys[0]).get(NamedRef(name, version))
+        assert caught.value.code == "signature"
+    assert trusting(make(), keys[0]).get(NamedRef(NAME, "1.0.0")).plan == bundle.plan
+    sign_version(make(), NAME, "2.0.0", keys[0])
+    assert trusting(make(), keys[0]).get(NamedRef(NAME)).plan == other_bundle.plan, "what was replayed hides nothing"
+
+
+def test_a_signature_that_was_changed_or_cut_is_refused(make: Make, bundle: PlanBundle, keys: list[Path]) -> None:
+    make().publish(bundle, NAME, "1.0.0")
+    good = sign_version(LocalCopy(make()), NAME, "1.0.0", keys[0]).event
+    assert isinstance(good, SignEvent)
+    head, _, tail = good.signature.partition('"sig":"')
+    other = sign_version(LocalCopy(make()), NAME, "1.0.0", keys[1]).event
+    assert isinstance(other, SignEvent)
+    changed = [
+        good.signature[:-2],
+        good.signature.replace('"keyid"', '"keyId"'),
+        good.signature[:-1] + ', "dsse_envelope": {}}',
+        head + '"sig":"' + "A" * 8 + tail[8:],
+        other.signature,
+        "{}",
+        "[" * 4000,
+    ]
+    for signature in changed:
+        store = make()
+        forged = good.model_copy(update={"signature": signature})
+        store.append(NAME, forged, len(store.history(NAME).events))
+        with pytest.raises(SignatureError, match="is not of what is there"):
+            trusting(make(), keys[0]).get(NamedRef(NAME))
+    assert sign_version(make(), NAME, "1.0.0", keys[0]).changed, "a forged one does not keep its owner from signing"
+    assert trusting(make(), keys[0]).get(NamedRef(NAME)).plan == bundle.plan
+
+
+class LocalCopy:
+    """A store whose history takes nothing, to get an event without its being published."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def append(self, *_: object) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
+def test_verify_finds_what_nobody_signed(store: Store, bundle: PlanBundle, keys: list[Path]) -> None:
+    store.publish(bundle, NAME, "1.0.0")
+    store.publish(bundle, "ann/toy", "1.0.0")
+    sign_version(store, NAME, "1.0.0", keys[0])
+    trust = Trust((("team/*", (keys[0].with_suffix(".pub"),)),), required=True)
+    found = {entry.ref: entry.error and entry.error.code for entry in verify(store, trust)}
+    assert found == {f"{NAME}@1.0.0": None, "ann/toy@1.0.0": "untrusted"}
+
+
+def test_evidence_lies_beside_a_version_and_changes_nothing_of_it(
+    make: Make, bundle: PlanBundle, other_bundle: PlanBundle
+) -> None:
+    store = make()
+    store.publish(bundle, NAME, "1.0.0")
+    store.publish(other_bundle, NAME, "2.0.0")
+    before = store.open(NamedRef(NAME, "1.0.0")).manifest
+    mine = evidence(bundle.plan.digest, 7)
+    assert [one.changed for one in add_evidence(make(), NamedRef(NAME, "1.0.0"), [mine, mine])] == [True, False]
+    got = make().get(NamedRef(NAME, "1.0.0", bundle.plan.digest))
+    assert (got.plan, got.manifest) == (bundle.plan, before)
+    assert [event.evidence for event in evidence_of(got.history, "1.0.0", got.plan.digest or "")] == [mine]
+    assert evidence_of(make().history(NAME), "2.0.0", other_bundle.plan.digest or "") == []
+    move_channel(make(), NAME, "stable", "1.0.0")
+    assert not add_evidence(make(), NamedRef(NAME, "stable"), [mine])[0].changed, "a channel names it too"
+
+
+def test_evidence_of_another_plan_or_too_much_of_it_is_refused_before_any_is_added(
+    make: Make, bundle: PlanBundle, other_bundle: PlanBundle
+) -> None:
+    make().publish(bundle, NAME, "1.0.0")
+    mine = evidence(bundle.plan.digest)
+    with pytest.raises(IntegrityError, match="of another plan") as caught:
+        add_evidence(make(), NamedRef(NAME, "1.0.0"), [mine, evidence(other_bundle.plan.digest)])
+    assert caught.value.context["actual"] == other_bundle.plan.digest
+    large = evidence(bundle.plan.digest, **{"x-log": "line " * 4000})
+    with pytest.raises(RegistryError, match="at most 16384 are kept"):
+        add_evidence(make(), NamedRef(NAME, "1.0.0"), [mine, large])
+    with pytest.raises(NotFoundError):
+        add_evidence(make(), NamedRef(NAME, "3.0.0"), [mine])
+    assert evidence_of(make().history(NAME), "1.0.0", bundle.plan.digest or "") == []
+
+
+def test_eight_who_add_evidence_and_sign_at_once_lose_nothing(make: Make, bundle: PlanBundle, keys: list[Path]) -> None:
+    make().publish(bundle, NAME, "1.0.0")
+
+    def add(number: int) -> bool:
+        if number == 0:
+            return sign_version(make(), NAME, "1.0.0", keys[0]).changed
+        document = evidence(bundle.plan.digest, number)
+        return add_evidence(make(), NamedRef(NAME, "1.0.0"), [document])[0].changed
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(add, range(8))) == [True] * 8
+    got = trusting(make(), keys[0]).get(NamedRef(NAME))
+    found = evidence_of(got.history, "1.0.0", bundle.plan.digest or "")
+    assert sorted(event.evidence.metrics["output"].value for event in found) == [
+        float(number) for number in range(1, 8)
+    ]
