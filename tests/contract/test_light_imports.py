@@ -19,8 +19,8 @@ COMMANDS = {
     "flashrl": ["", "profile", "setup", "cleanup", "doctor"],
     "flashrl-registry": [
         "", "compile", "validate", "push", "sign", "pull", "list", "search", "versions", "channel",
-        "deprecate", "yank", "restore", "evidence", "lock", "verify", "gc", "show", "explain", "diff", "import", "export",
-        "schema", "migrate", "lint", "doctor",
+        "deprecate", "yank", "restore", "evidence", "lock", "verify", "gc", "show", "explain", "diff", "import",
+        "export", "schema", "migrate", "lint", "doctor",
     ],
 }  # fmt: skip
 

@@ -97,6 +97,14 @@ def test_variables_are_shown_and_typos_named(tmp_path: Path) -> None:
     assert "FLASHRL_CONFIG=int8" in checks(FLASHRL_CONFIG="int8")["variables"].message
 
 
+def test_a_passphrase_is_not_shown() -> None:
+    shown = checks(FLASHRL_SIGNING_KEY="key.pem", FLASHRL_SIGNING_PASSPHRASE="sesame")["variables"]
+    assert shown.health == "ok"
+    assert "FLASHRL_SIGNING_KEY=key.pem" in shown.message
+    assert "FLASHRL_SIGNING_PASSPHRASE=(set)" in shown.message
+    assert "sesame" not in repr(shown)
+
+
 def test_the_registry_folder(tmp_path: Path) -> None:
     assert "does not exist yet" in checks(FLASHRL_REGISTRY=str(tmp_path / "new"))["registry"].message
     assert checks(FLASHRL_REGISTRY=str(tmp_path))["registry"].health == "ok"
