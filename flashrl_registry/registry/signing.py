@@ -320,9 +320,10 @@ def _library() -> Iterator[None]:
         importlib.import_module("cryptography")
         importlib.import_module("model_signing.verifying")  # the package's own errors of import are its parts', too
     except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
         raise MissingDependencyError(
-            f"signatures need {exc.name}, which is not installed",
+            f"signatures need {package}, which is not installed",
             hint='pip install "flashrl-registry[sign]"',
-            context={"package": exc.name, "extra": "sign"},
+            context={"package": package, "extra": "sign"},
         ) from exc
     yield
