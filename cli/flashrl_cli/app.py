@@ -28,6 +28,7 @@ from flashrl_cli.commands import (
     lock,
     migrate,
     profile,
+    profile_verify,
     pull,
     push,
     schema,
@@ -52,6 +53,7 @@ FLASHRL_COMMANDS: dict[str, Callable[..., None]] = {
 }
 REGISTRY_COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_command.compile_command,
+    "profile-verify": profile_verify.profile_verify,
     "validate": validate.validate,
     "push": push.push,
     "sign": sign.sign,

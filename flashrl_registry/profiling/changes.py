@@ -80,18 +80,19 @@ def _same_rows(pair: Pair, name: str, *, sampled: bool) -> bool:
     """Compare values: one checkpoint's are the other's, rounded to its dtype."""
     spec, dtype = pair.reference.index.specs[name], pair.quantized.index.specs[name].dtype
     if not spec.shape or len(spec.shape) == 1:
-        return _is_cast(pair.reference.array(name), pair.quantized.array(name), dtype)
+        return is_cast(pair.reference.array(name), pair.quantized.array(name), dtype)
     rows = num_rows(spec.shape)
     step = max(1, _COMPARED_BYTES // (4 * spec.shape[-1]))
     for start in range(0, rows, max(1, rows // 4) if sampled else step):
         stop = min(rows, start + (ROWS_SAMPLED // 4 if sampled else step))
         left = pair.reference.floats(name, start, stop, purpose="left")
-        if not _is_cast(left, pair.quantized.floats(name, start, stop, purpose="right"), dtype):
+        if not is_cast(left, pair.quantized.floats(name, start, stop, purpose="right"), dtype):
             return False
     return True
 
 
-def _is_cast(reference: np.ndarray, quantized: np.ndarray, dtype: str) -> bool:
+def is_cast(reference: np.ndarray, quantized: np.ndarray, dtype: str) -> bool:
+    """Whether one array is the other, rounded to a dtype."""
     if dtype == "float16":
         with np.errstate(over="ignore"):
             reference = reference.astype(np.float16)

@@ -169,6 +169,8 @@ class Layer:
         hint = self._hints.get(linear.name)
         found: list[tuple[str | None, int, Columns]] = [(None, 0, Columns.ones(linear.num_columns))]
         for name, vector in self._changed.items():
+            if name.endswith(".bias"):
+                continue  # what is added is no factor; it goes with the weight beside it
             for offset, (factor, dead) in vector.factors.items():
                 if factor.size == linear.num_columns:
                     found.append((name, offset, Columns.of(factor, dead)))

@@ -53,7 +53,6 @@ class WorkFolder:
             "roles": result.roles,
             "groups": [group.model_dump(mode="json") for group in result.groups],
             "facts": [facts.model_dump(mode="json") for facts in result.facts],
-            "vectors": {key: list(vector.shape) for key, vector in sorted(vectors.items())},
         }
         with writing(self.folder):
             write_vectors(vectors, self.folder / f"{number}.vectors")
@@ -74,16 +73,7 @@ class WorkFolder:
 
     def vectors(self, number: int) -> dict[str, StoredVector]:
         """A finished task's vectors, read when they are needed."""
-        record = self._record(number)
-        assert record is not None
-        file = self.folder / f"{number}.vectors"
-        with file.open("rb") as stream:
-            start = 8 + int.from_bytes(stream.read(8), "little")
-        found = {}
-        for key, shape in record["vectors"].items():
-            found[key] = StoredVector(tuple(shape), partial(_read, file, start, tuple(shape)))
-            start += found[key].num_bytes
-        return found
+        return stored_vectors(self.folder / f"{number}.vectors")
 
     def _record(self, number: int) -> dict[str, Any] | None:
         file = self.folder / f"{number}.json"
@@ -94,6 +84,19 @@ class WorkFolder:
         except ValueError:
             return None
         return record
+
+
+def stored_vectors(path: Path) -> dict[str, StoredVector]:
+    """Vectors of a file that :func:`write_vectors` wrote, read when they are needed."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {
+        key: StoredVector(
+            tuple(entry["shape"]), partial(_read, path, 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+        )
+        for key, entry in header.items()
+    }
 
 
 def _read(file: Path, start: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile", "setup", "cleanup", "doctor"],
     "flashrl-registry": [
-        "", "compile", "validate", "push", "sign", "pull", "list", "search", "versions", "channel",
+        "", "compile", "profile-verify", "validate", "push", "sign", "pull", "list", "search", "versions", "channel",
         "deprecate", "yank", "restore", "evidence", "lock", "verify", "gc", "show", "explain", "diff", "import",
         "export", "schema", "migrate", "lint", "doctor",
     ],

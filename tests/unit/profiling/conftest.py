@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))  # architectures.py is shared by test modules
 
 HIDDEN, INTERMEDIATE, KV, VOCAB, LAYERS = 32, 48, 16, 20, 2
 SHAPES = {
