@@ -170,7 +170,7 @@ class Chain:
             near = difflib.get_close_matches(ref.name, names, n=3, cutoff=0.4)
             hint = f"nearest names here: {', '.join(near)}; " if near else ""
             hint += "see what there is: flashrl-registry list, flashrl-registry search, and both with --store hub"
-            context["nearest"] = near
+            context["nearest"] = near or context.get("nearest", [])
             return NotFoundError(message, hint=exc.hint if ref.version else hint, context=context)
         message = f"nothing is published as {ref} in {', '.join(places[:-1])}, and the Hub did not say: {exc.message}"
         return type(exc)(message, hint=exc.hint, context=context)

@@ -15,13 +15,14 @@ from flashrl_registry.registry import (
     HubFileRef,
     NamedRef,
     PathRef,
-    PlanBundle,
     PlanRef,
     PlanSource,
     PresetRef,
     open_bundle,
     parse_ref,
 )
+from flashrl_registry.registry.hybrids import Bundle, HybridBundle
+from flashrl_registry.registry.open import open_any
 from flashrl_registry.resolver.locked import locked_reference
 
 HYBRID_YAML = "hybrid.yaml"
@@ -34,10 +35,12 @@ class OpenHybrid:
     Attributes:
         hybrid: The document.
         file: Its file; the members' paths are relative to the folder of it.
+        published: The version that it is, where it is one.
     """
 
     hybrid: Hybrid
     file: Path
+    published: NamedRef | None = None
 
     def ref_for(self, member: HybridMember) -> PlanRef:
         """The member's plan as a reference, with its digest where it pins one.
@@ -46,6 +49,8 @@ class OpenHybrid:
             IntegrityError: The member pins two different digests.
             InvalidRefError: Its plan is not a reference.
         """
+        if member.is_path and self.published is not None:
+            return replace(self.published, member=member.name, digest=member.digest)
         if member.is_path:
             return PathRef(self.file.parent / member.plan, member.digest)
         ref = parse_ref(member.plan)
@@ -59,11 +64,13 @@ class OpenHybrid:
         return replace(ref, digest=member.digest)
 
 
-def open_hybrid(ref: PlanRef) -> OpenHybrid | None:
+def open_hybrid(ref: PlanRef, store: PlanSource | None = None) -> OpenHybrid | None:
     """Read a hybrid document.
 
     Args:
-        ref: A parsed reference: the path of a document, or of the folder that holds ``hybrid.yaml``.
+        ref: A parsed reference: the path of a document, or of the folder that holds ``hybrid.yaml``; or a published
+            version.
+        store: Opens published versions; without one, none is taken for a hybrid.
 
     Returns:
         The hybrid; None where the reference names something else.
@@ -72,6 +79,9 @@ def open_hybrid(ref: PlanRef) -> OpenHybrid | None:
         DocumentError: It is malformed.
         IntegrityError: It is not the one that the reference pins.
     """
+    if isinstance(ref, NamedRef) and ref.member is None and store is not None:
+        bundle = store.open(ref)
+        return OpenHybrid(bundle.hybrid, bundle.file, ref) if isinstance(bundle, HybridBundle) else None
     if not isinstance(ref, PathRef):
         return None
     file = ref.path / HYBRID_YAML if (ref.path / HYBRID_YAML).is_file() else ref.path
@@ -126,12 +136,12 @@ def pin(
         RegistryError: The plan is not there, or its bytes differ from their digests.
         DocumentError: It is malformed.
     """
-    bundle = open_bundle(ref, store)
+    bundle = open_any(ref, store)
     return _exact(ref, bundle), bundle.warnings
 
 
-def _exact(ref: PathRef | NamedRef | HubFileRef, bundle: PlanBundle) -> PathRef | NamedRef | HubFileRef:
-    source, digest = bundle.source, bundle.plan.digest
+def _exact(ref: PathRef | NamedRef | HubFileRef, bundle: Bundle) -> PathRef | NamedRef | HubFileRef:
+    source, digest = bundle.source, bundle.digest
     if isinstance(ref, HubFileRef) and isinstance(source, HubSource):
         return replace(ref, revision=source.commit, digest=digest)
     if isinstance(ref, NamedRef) and isinstance(source, HubSource):

@@ -74,7 +74,7 @@ def _plans(name: str, model: str | None, vllm: InstalledVLLM, environ: Mapping[s
     # What a FlashRL config compiles to is kept at an engine's start; looking leaves nothing behind.
     ref = plan_reference(name, scratch if foreign is not None else root, lambda: inventory)
     engine = _Engine(inventory, Environment(vllm=vllm.version, device=vllm.device), open_chain(environ))
-    opened = open_hybrid(ref)
+    opened = open_hybrid(ref, engine.store)
     if opened is None:
         return [_plan(name, ref, None, engine)]
     return [

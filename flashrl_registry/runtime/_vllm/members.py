@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashrl_registry.errors import IntegrityError, PluginNotActiveError, ResolutionError
-from flashrl_registry.registry import PlanRef, default_registry_root
+from flashrl_registry.registry import PlanRef, default_registry_root, open_chain
 from flashrl_registry.resolver import Resolution, open_hybrid
 from flashrl_registry.runtime._vllm.locate import read_model
 from flashrl_registry.runtime.log import logger
@@ -65,9 +65,10 @@ def find_members(config: str, args: Any, environ: MutableMapping[str, str]) -> l
         FlashRLError: Not a reference, a malformed hybrid, or nothing says which replicas these are.
     """
     ref = plan_reference(config, default_registry_root(environ), lambda: read_model(args))
-    opened = open_hybrid(ref)
+    ref = pin_for_children(config, ref, environ)
+    opened = open_hybrid(ref, open_chain(environ))
     if opened is None:
-        return [Member(pin_for_children(config, ref, environ))]
+        return [Member(ref)]
     replicas = find_replicas(args, environ)
     ranks_of: dict[str, list[int]] = {}
     for rank in replicas.ranks:

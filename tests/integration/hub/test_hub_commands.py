@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +12,13 @@ import pytest
 from conftest import Ran
 from git_server import Account, Fault, GitHub, serve_git
 
+from flashrl_registry.registry import read_bundle
+
 pytestmark = pytest.mark.hub
 
 PROFILES = Path(__file__).parents[3] / "profiles"
 PLAN = PROFILES / "HuggingFaceTB" / "SmolLM2-135M-Instruct" / "int8"
+EXAMPLES = PROFILES.parent / "examples" / "plan_repository" / "plans"
 OTHER = PROFILES / "Qwen" / "Qwen2.5-0.5B-Instruct" / "int8"
 NAME = "team/smol-int8"
 TOKEN = "hf_" + "a" * 34
@@ -219,3 +223,49 @@ def test_hub_pages_and_wrong_tokens(hub: GitHub, user: User) -> None:
     refused = user("push", OTHER, "hf://team/other@1.0.0", "--json", HF_TOKEN="hf_wrong")
     assert refused.json["error"]["code"] == "access-denied"
     assert "hf_wrong" not in json.dumps(refused.json)
+
+
+def test_a_hybrid_is_published_with_its_plans_and_each_of_them_has_a_name(
+    tmp_path: Path, hub: GitHub, user: User
+) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    for plan in (EXAMPLES / "int8", EXAMPLES / "int8_edges_bf16"):
+        shutil.copytree(plan, job / plan.name)
+    members = "- {name: eight, plan: ./int8, weight: 3}\n- {name: full, plan: ./int8_edges_bf16}\n"
+    (job / "hybrid.yaml").write_text(f"schema_version: flashrl.hybrid/v1\nmembers:\n{members}")
+    assert "would publish" in ok(user("push", job, "hf://team/mix@1.0.0", "--dry-run")).out
+    digest = ok(user("push", job, "hf://team/mix@1.0.0", "--json")).json["digest"]
+    ok(user("channel", "set", "hf://team/mix", "stable", "1.0.0"))
+    page = hub.read("team/mix", "main", "README.md").decode()
+    assert "`hf://team/mix:MEMBER` is one of them" in page
+    assert "| `stable` | 1.0.0 |" in page
+    found = ok(user("search", "--scheme", "int8", "--store", "hub", "--json")).json["plans"]
+    assert [(plan["name"], plan["digest"], plan["schemes"]) for plan in found] == [
+        ("team/mix", digest, ["bf16", "int8"])
+    ]
+
+    hub.requests.clear()
+    eight = ok(user("show", "team/mix@stable:eight", "--json", machine="two")).json
+    assert (eight["digest"], eight["source"]["member"]) == (digest_of(EXAMPLES / "int8"), "eight")
+    assert not [request for request in hub.requests if "/full/" in request.path], "only the member's files are fetched"
+    refused = user("show", "team/mix@stable", "--json", machine="two").json["error"]
+    assert "team/mix@stable:eight, team/mix@stable:full" in refused["hint"]
+    nearest = user("show", "team/mix@stable:eigth", "--json", machine="two").json["error"]
+    assert nearest["context"]["nearest"] == ["eight", "full"]
+
+    ok(user("lock", "team/mix@stable", "team/mix:full", machine="two"))
+    ok(user("lock", "--check", machine="two"))
+    ok(user("pull", "flashrl.lock", machine="two"))
+    offline = ok(user("show", "flashrl.lock#team/mix:full", "--json", machine="two", HF_HUB_OFFLINE="1")).json
+    assert offline["digest"] == digest_of(EXAMPLES / "int8_edges_bf16")
+    ok(user("pull", "team/mix@stable", "-o", "copy", machine="two"))
+    assert "published already" in ok(user("push", tmp_path / "two" / "copy", "hf://team/mix@1.0.0")).out
+    taken = user("push", PLAN, "hf://team/mix@1.0.0", "--json").json["error"]
+    assert (taken["code"], taken["context"]["theirs"]) == ("already-published", ["whether it is a hybrid"])
+
+
+def digest_of(folder: Path) -> str:
+    digest = read_bundle(folder).plan.digest
+    assert digest is not None
+    return digest
