@@ -1,5 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 VENV ?= .venv
+# Test files that run side by side; each engine has one thread.
+JOBS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
@@ -32,7 +34,7 @@ $(CACHE)/vllm-0.27.1/.ready: | $(VENV)/.ready
 
 test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
-	$(BIN)/python -m pytest -m "not (gpu or trl)"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl)"
 
 $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 	$(BIN)/python -m pip install --quiet -r examples/trl_grpo/requirements.txt
