@@ -14,6 +14,7 @@ from flashrl_registry.errors import MissingDependencyError
 if TYPE_CHECKING:
     from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store
     from flashrl_registry.registry.hybrids import Bundle
+    from flashrl_registry.registry.signing import Signer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder to write; created where missing.")]
@@ -74,20 +75,18 @@ def open_chain(
     )
 
 
-def signing_key(given: Path | None) -> tuple[Path, str | None]:
-    """The private key to sign with, and its passphrase; checked before anything else is done.
+def signer_of(given: Path | None) -> "Signer":
+    """The private key to sign with; checked before anything else is done.
 
     Raises:
         SigningKeyError: It cannot be used.
     """
-    from flashrl_registry.registry.signing import KEY_VARIABLE, PASSPHRASE_VARIABLE, check_signing_key
+    from flashrl_registry.registry.signing import KEY_VARIABLE, PASSPHRASE_VARIABLE, open_signer
 
     named = os.environ.get(KEY_VARIABLE, "").strip()
     if given is None and not named:
         raise typer.BadParameter(f"signing needs a key: --signing-key KEY.pem, or {KEY_VARIABLE}")
-    key, passphrase = given or Path(named).expanduser(), os.environ.get(PASSPHRASE_VARIABLE) or None
-    check_signing_key(key, passphrase)
-    return key, passphrase
+    return open_signer(given or Path(named).expanduser(), os.environ.get(PASSPHRASE_VARIABLE) or None)
 
 
 def open_store(address: str) -> "Store":

@@ -13,6 +13,7 @@ what they are based on. What is pinned by commit, or by digest and cached, needs
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashrl_registry.documents import History, Hybrid, Manifest, Plan, read_document
 from flashrl_registry.documents.history import Event
@@ -43,6 +44,9 @@ from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit, is_ve
 from flashrl_registry.registry.standing import LATEST, Standing, in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.version import MANIFEST_JSON, check_listed
+
+if TYPE_CHECKING:
+    from flashrl_registry.registry.signing import Signer
 
 HISTORY_JSON = "history.json"
 _SHOWN_COMMITS = 500
@@ -193,8 +197,9 @@ class HubStore:
         return self._checked(named, file, commit, warnings=warnings, path=ref.path)
 
     def publish(
-        self, bundle: Bundle, name: str, version: str, *, propose: bool = False, private: bool | None = None
-    ) -> Published:
+        self, bundle: Bundle, name: str, version: str, *, propose: bool = False, private: bool | None = None,
+        signer: "Signer | None" = None,
+    ) -> Published:  # fmt: skip
         """Publish a bundle in one commit.
 
         Args:
@@ -203,10 +208,11 @@ class HubStore:
             version: Semantic version.
             propose: Open a pull request, for those who may only read.
             private: Whether a repository that is made is private; None takes the account's default.
+            signer: Signs it in the same commit.
         """
         from flashrl_registry.registry.hub_push import Push
 
-        return Push(self, bundle, name, version, propose=propose, private=private).run()
+        return Push(self, bundle, name, version, propose=propose, private=private, signer=signer).run()
 
     def append(self, name: str, event: Event, expected: int) -> History:
         """Add an event to a history that still has ``expected`` events."""
@@ -235,6 +241,7 @@ class HubStore:
             yield Listed(
                 repo, facts.get("plan-version", ""), facts.get("model", ""), facts.get("arch", ""), schemes,
                 facts.get("vllm", ""), facts.get("plan-digest", ""), store=self.kind,
+                devices=tuple(tag.partition(":")[2] for tag in found if tag.startswith("device:")),
             )  # fmt: skip
 
     def commit_of_version(self, name: str, version: str, head: Head) -> str:

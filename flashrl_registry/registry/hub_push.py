@@ -8,6 +8,7 @@ history has the version, the commit landed, whatever the answer was.
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashrl_registry.compiler import diff_plans
 from flashrl_registry.documents import History, Manifest, Plan, PublishEvent
@@ -30,6 +31,9 @@ from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
 from flashrl_registry.registry.version import MANIFEST_JSON, write_version
 
+if TYPE_CHECKING:
+    from flashrl_registry.registry.signing import Signer
+
 README = "README.md"
 _TRIES = 40
 """Enough for dozens of people who publish under one name at the same time."""
@@ -47,15 +51,18 @@ class Push:
         version: Semantic version.
         propose: Open a pull request.
         private: Whether a repository that is made is private.
+        signer: Signs it in the same commit.
     """
 
     def __init__(
-        self, store: HubStore, bundle: Bundle, name: str, version: str, *, propose: bool, private: bool | None
-    ) -> None:
+        self, store: HubStore, bundle: Bundle, name: str, version: str, *, propose: bool, private: bool | None,
+        signer: "Signer | None" = None,
+    ) -> None:  # fmt: skip
         check_name(name, version)
         self.store, self.client = store, store.client
         self.bundle, self.name, self.version = bundle, name, version
-        self.propose, self.private = propose, private
+        self.propose, self.private, self.signer = propose, private, signer
+        self.signatures: list[Event] = []
         self.event = PublishEvent(at=now(), by=store.whoami(), version=version, plan_digest=bundle.digest)
 
     def run(self) -> Published:
@@ -68,6 +75,8 @@ class Push:
         with tempfile.TemporaryDirectory(prefix="flashrl-push-") as scratch:
             folder = Path(scratch)
             manifest = write_version(folder, self.bundle, self.name, self.version)
+            if self.signer is not None:
+                self.signatures = [self.signer.sign(manifest, self.event.by)]
             # The version's files are read-only; their folder is not, so it can be removed.
             files = {entry.path: folder / entry.path for entry in manifest.files}
             return self._publish(manifest, {**files, MANIFEST_JSON: folder / MANIFEST_JSON})
@@ -160,7 +169,7 @@ class Push:
         if head.refs.head is None:
             # A commit without a parent is not compared with anything: it would overwrite what others publish now.
             raise StoreUnavailableError(f"{self.name} on {self.store.place} was made, and has no branch 'main' yet")
-        history = History(name=self.name, events=[*head.history.events, self.event])
+        history = History(name=self.name, events=[*head.history.events, self.event, *self.signatures])
         add: dict[str, bytes | Path] = dict(files)
         add[HISTORY_JSON] = history.json_file()
         add[README] = card(documents_of(self.bundle), self.name, self.version, history).encode()

@@ -16,7 +16,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ import rfc8785
 from flashrl_registry.documents import History, Manifest, SignEvent, sha256
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import (
+    InvalidRefError,
     MissingDependencyError,
     SignatureError,
     SigningKeyError,
@@ -33,7 +34,7 @@ from flashrl_registry.errors import (
 )
 from flashrl_registry.registry.channels import Appended, append_event, now
 from flashrl_registry.registry.hybrids import Bundle
-from flashrl_registry.registry.ref import NamedRef
+from flashrl_registry.registry.ref import NamedRef, is_version
 from flashrl_registry.registry.store import Store
 from flashrl_registry.registry.trust import Trust
 
@@ -53,56 +54,79 @@ _SHAPE = {
 }
 
 
-def sign_version(store: Store, name: str, version: str, key: Path, passphrase: str | None = None) -> Appended:
-    """Sign a published version, after all of its bytes were checked.
+@dataclass(frozen=True)
+class Signer:
+    """A private EC key (PEM; P-256, P-384 or P-521) that can sign; see :func:`open_signer`.
 
-    Args:
-        store: Where it is published.
-        name: ``namespace/name``.
-        version: Semantic version.
-        key: File of a private EC key (PEM; P-256, P-384 or P-521).
+    Attributes:
+        key: Its file.
         passphrase: Of the key, where it has one.
-
-    Returns:
-        The signature; ``changed`` is False when this key had signed the version already.
-
-    Raises:
-        MissingDependencyError: The extra ``sign`` is not installed.
-        SigningKeyError: The key cannot be used.
-        RegistryError: As :meth:`Store.get` and :meth:`Store.append`.
+        public: The public half, PEM.
     """
-    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch:
-        public = Path(scratch) / "public.pem"
-        public.write_bytes(pem := _public_half(key, passphrase))
-        fingerprint = sha256(pem)
-        bundle = store.open(NamedRef(name, version))
-        manifest = manifest_of(bundle, name)
 
-        def valid(event: Event) -> bool:
-            if not isinstance(event, SignEvent) or (event.version, event.key) != (version, fingerprint):
-                return False
-            return _fault(manifest, event.signature, public, fingerprint) is None
+    key: Path
+    passphrase: str | None = field(repr=False)
+    public: bytes = field(repr=False)
 
-        def make(history: History) -> SignEvent | None:
-            if any(valid(event) for event in history.events):
-                return None
-            signature = _signature(manifest, key, passphrase)
-            return SignEvent(at=now(), by=store.whoami(), version=version, key=fingerprint, signature=signature)
+    @property
+    def fingerprint(self) -> str:
+        """Of the public half, as signatures and errors name it."""
+        return sha256(self.public)
 
-        return append_event(store, name, make, valid)
+    def sign(self, manifest: Manifest, by: str) -> SignEvent:
+        """Sign a version's manifest.
+
+        Args:
+            manifest: Of the version, from whoever wrote or checked its files.
+            by: Who adds it, as the store knows them.
+        """
+        return SignEvent(
+            at=now(), by=by, version=manifest.version, key=self.fingerprint,
+            signature=_signature(manifest, self.key, self.passphrase),
+        )  # fmt: skip
 
 
-def check_signing_key(key: Path, passphrase: str | None = None) -> str:
+def open_signer(key: Path, passphrase: str | None = None) -> Signer:
     """Make sure that a key can sign, before anything is published that it should sign.
-
-    Returns:
-        The fingerprint of its public half.
 
     Raises:
         MissingDependencyError: The extra ``sign`` is not installed.
         SigningKeyError: It cannot.
     """
-    return sha256(_public_half(key, passphrase))
+    return Signer(key, passphrase, _public_half(key, passphrase))
+
+
+def sign_version(store: Store, ref: NamedRef, signer: Signer) -> Appended:
+    """Sign a published version, after all of its bytes were checked.
+
+    Args:
+        store: Where it is published.
+        ref: An exact version. Whoever knows what it should hold pins the digest: else what the store has is signed.
+        signer: The key.
+
+    Returns:
+        The signature; ``changed`` is False when this key had signed the version already.
+
+    Raises:
+        InvalidRefError: Not an exact version: what a channel means can change while one looks.
+        RegistryError: As :meth:`Store.open` and :meth:`Store.append`.
+    """
+    if ref.version is None or not is_version(ref.version) or ref.member is not None:
+        raise InvalidRefError(f"'{ref}' is no exact version", hint=f"write {ref.name}@1.0.0", context={"ref": str(ref)})
+    manifest = manifest_of(store.open(ref), ref.name)
+    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch:
+        public = Path(scratch) / "public.pem"
+        public.write_bytes(signer.public)
+
+        def valid(event: Event) -> bool:
+            if not isinstance(event, SignEvent) or (event.version, event.key) != (ref.version, signer.fingerprint):
+                return False
+            return _fault(manifest, event.signature, public, signer.fingerprint) is None
+
+        def make(history: History) -> SignEvent | None:
+            return None if any(map(valid, history.events)) else signer.sign(manifest, store.whoami())
+
+        return append_event(store, ref.name, make, valid)
 
 
 def check_trust(trust: Trust, store: Store, name: str, bundle: B) -> B:

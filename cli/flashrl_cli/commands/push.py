@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signing_key
+from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signer_of
 
 if TYPE_CHECKING:
     from flashrl_registry.registry import Published, Store
     from flashrl_registry.registry.hybrids import Bundle
+    from flashrl_registry.registry.signing import Signer
 
 
 def push(  # noqa: PLR0917 - typer passes by name
@@ -42,16 +43,13 @@ def push(  # noqa: PLR0917 - typer passes by name
     opened = open_store("hub" if target.startswith("hf://") else store or "local")
     if (pr or private is not None) and opened.kind != "hub":
         raise typer.BadParameter("only a Hub has proposals and private repositories; write hf://NAME@VERSION")
-    if pr and (sign or key is not None):
-        raise typer.BadParameter("a proposal is signed when it is published: flashrl-registry sign hf://NAME@VERSION")
-    signer = signing_key(key) if sign or key is not None else None
+    signer = signer_of(key) if sign or key is not None else None
     read = read_any_bundle(bundle)
     if dry_run:
         _preview(opened, read, name, version, as_json=as_json)
         return
     with output.waiting(f"publishing {name}@{version}", enabled=not as_json):
-        published = _publish(opened, read, name, version, pr=pr, private=private)
-        signed = _sign(opened, name, version, signer) if signer is not None else None
+        published = _publish(opened, read, name, version, pr=pr, private=private, signer=signer)
     state = "published" if published.created else "was published already with the same content:"
     if pr and published.created:
         state = "proposed"
@@ -63,10 +61,10 @@ def push(  # noqa: PLR0917 - typer passes by name
             "store": opened.place,
             "folder": published.folder,
             "notes": published.notes,
-            "signed_by": signed,
+            "signed_by": signer and signer.fingerprint,
         },
         f"{state} {published.ref}\ndigest {published.manifest.plan_digest}\nin {published.folder or opened.place}"
-        + (f"\nsigned by {signed}" if signed else ""),
+        + (f"\nsigned by {signer.fingerprint}" if signer else ""),
         as_json=as_json,
     )
     if not as_json:
@@ -74,25 +72,26 @@ def push(  # noqa: PLR0917 - typer passes by name
             output.note(f"note: {note}")
 
 
-def _sign(store: "Store", name: str, version: str, signer: "tuple[Path, str | None]") -> str:
-    """Fingerprint of the key. A push that dies before it is signed is healed by the same push again."""
-    from flashrl_registry.documents import SignEvent
-    from flashrl_registry.registry.signing import sign_version
-
-    event = sign_version(store, name, version, *signer).event
-    assert isinstance(event, SignEvent)
-    return event.key
-
-
 def _publish(
-    store: "Store", bundle: "Bundle", name: str, version: str, *, pr: bool, private: bool | None
-) -> "Published":
-    if store.kind != "hub":
-        return store.publish(bundle, name, version)
-    from flashrl_registry.registry.hub import HubStore
+    store: "Store", bundle: "Bundle", name: str, version: str, *, pr: bool, private: bool | None,
+    signer: "Signer | None",
+) -> "Published":  # fmt: skip
+    from flashrl_registry.registry.ref import NamedRef
 
-    assert isinstance(store, HubStore)
-    return store.publish(bundle, name, version, propose=pr, private=private)
+    if store.kind == "hub":
+        from flashrl_registry.registry.hub import HubStore
+
+        assert isinstance(store, HubStore)
+        published = store.publish(bundle, name, version, propose=pr, private=private, signer=signer)
+    else:
+        published = store.publish(bundle, name, version)
+    if signer is not None and not pr:
+        from flashrl_registry.registry.signing import sign_version
+
+        # What was read here is signed, and nothing that somebody put in its place meanwhile. A push that dies before
+        # is healed by the same push again; until then nobody who asks for a signature uses it.
+        sign_version(store, NamedRef(name, version, bundle.digest), signer)
+    return published
 
 
 def _preview(store: "Store", bundle: "Bundle", name: str, version: str, *, as_json: bool) -> None:

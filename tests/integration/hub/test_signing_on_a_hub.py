@@ -9,7 +9,7 @@ from conftest import Ran
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from git_server import GitHub
-from test_hub_commands import NAME, OTHER, PLAN, hub, ok, user
+from test_hub_commands import NAME, OTHER, PLAN, TOKEN, hub, ok, user
 
 from flashrl_registry.registry import read_bundle
 
@@ -68,6 +68,9 @@ def test_whoever_may_write_to_the_repository_cannot_replace_a_signed_plan(
     tmp_path: Path, hub: GitHub, user: User, key: Path
 ) -> None:
     ok(user("push", PLAN, f"hf://{NAME}@1.0.0", "--signing-key", key))
+    assert hub.log(NAME) == ["Publish v1.0.0", "initial"], "a version and its signature are one commit"
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0", "--signing-key", key))
+    assert hub.log(NAME) == ["Publish v1.0.0", "initial"]
     ok(user("push", OTHER, f"hf://{NAME}@1.0.1"))
     require = ("--require-signature", "--trusted", key.with_suffix(".pub"), "--json")
     ok(user("pull", f"hf://{NAME}@1.0.0", *require, machine="two"))
@@ -82,6 +85,17 @@ def test_whoever_may_write_to_the_repository_cannot_replace_a_signed_plan(
     file = user("pull", f"{NAME}/plan.yaml", *require, machine="three")
     assert error(file) == "unsigned", "a file in a repository is no published version"
     ok(user("pull", f"hf://{NAME}@{hub.commit_of(NAME, 'v1.0.0')}", *require, machine="three"))
+
+
+def test_a_proposal_carries_its_authors_signature(hub: GitHub, user: User, key: Path) -> None:
+    require = ("--require-signature", "--trusted", key.with_suffix(".pub"), "--json")
+    ok(user("push", OTHER, f"hf://{NAME}@1.0.0"))
+    bob = {"HF_TOKEN": TOKEN + "b", "machine": "bob"}
+    ok(user("push", PLAN, f"hf://{NAME}@1.1.0", "--pr", "--signing-key", key, **bob))
+    hub.git(NAME, "update-ref", "refs/heads/main", hub.refs(NAME, "refs/pr/")["1"])  # the owner merges it
+    ok(user("push", PLAN, f"hf://{NAME}@1.1.0"))
+    assert ok(user("pull", f"hf://{NAME}", *require, machine="two")).json["digest"] == read_bundle(PLAN).plan.digest
+    assert error(user("pull", f"hf://{NAME}@1.0.0", *require, machine="two")) == "unsigned"
 
 
 def test_evidence_is_on_the_page_and_as_text(tmp_path: Path, hub: GitHub, user: User) -> None:

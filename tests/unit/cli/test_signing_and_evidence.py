@@ -88,6 +88,8 @@ def test_what_is_refused_and_by_which_code(
     cli("push", bundle.origin, f"{NAME}@1.0.0")
     assert code(cli("pull", NAME, "--require-signature", "--json")) == "untrusted", "nobody is named"
     assert code(cli("pull", NAME, "--trusted", public, "--json")) == "unsigned"
+    other = f"{NAME}@1.0.0#sha256={'0' * 64}"
+    assert code(cli("sign", other, "--signing-key", private, "--json")) == "integrity", "nothing else is signed unseen"
     assert cli("sign", f"{NAME}@1.0.0", "--signing-key", private).code == 0
     assert "already" in cli("sign", f"{NAME}@1.0.0", "--signing-key", private).out
     assert code(cli("pull", NAME, "--trusted", stranger, "--json")) == "untrusted"
@@ -204,8 +206,8 @@ def test_keys_of_other_kinds_and_bad_options_are_told_in_one_line(
     for key in (rsa_key, weak, team[1], tmp_path / "none.pem", tmp_path):
         assert code(cli("push", bundle.origin, f"{NAME}@1.0.0", "--signing-key", key, "--json")) == "signing-key"
     assert cli("push", bundle.origin, f"{NAME}@1.0.0", "--sign").code == 2
-    assert cli("push", bundle.origin, f"hf://{NAME}@1.0.0", "--pr", "--signing-key", team[0]).code == 2
-    assert cli("sign", NAME, "--signing-key", team[0]).code == 2
+    assert code(cli("sign", NAME, "--signing-key", team[0], "--store", "local", "--json")) == "invalid-ref"
+    assert cli("sign", bundle.origin, "--signing-key", team[0]).code == 2
     assert code(cli("sign", f"{NAME}@1.0.0", "--signing-key", team[0], "--store", "local", "--json")) == "not-found"
 
 

@@ -22,12 +22,14 @@ from flashrl_registry.errors import (
     UntrustedError,
 )
 from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store, read_bundle, write_bundle
-from flashrl_registry.registry.channels import NOBODY, announce, move_channel
+from flashrl_registry.registry.channels import NOBODY, Appended, announce, move_channel
 from flashrl_registry.registry.evidence import add_evidence, evidence_of
 from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_client import HubClient
+from flashrl_registry.registry.hybrids import read_any_bundle
 from flashrl_registry.registry.keeping import verify
-from flashrl_registry.registry.signing import sign_version
+from flashrl_registry.registry.signing import open_signer
+from flashrl_registry.registry.signing import sign_version as sign_ref
 from flashrl_registry.registry.standing import standing_of
 from flashrl_registry.registry.store import Listed
 from flashrl_registry.registry.trust import Trust
@@ -90,6 +92,10 @@ def write_key(key: Path) -> None:
     key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     key.with_suffix(".pub").write_bytes(public)
+
+
+def sign_version(store: Store, name: str, version: str, key: Path) -> Appended:
+    return sign_ref(store, NamedRef(name, version), open_signer(key))
 
 
 def trusting(store: Store, key: Path, names: str = "team/*") -> Chain:
@@ -388,6 +394,27 @@ class LocalCopy:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
+
+
+def test_a_signed_hybrid_vouches_for_each_of_its_plans(
+    make: Make, bundle: PlanBundle, other_bundle: PlanBundle, tmp_path: Path, keys: list[Path]
+) -> None:
+    (tmp_path / "job").mkdir()
+    members = "- {name: eight, plan: ../bundle}\n- {name: full, plan: ../other}\n"
+    (tmp_path / "job" / "hybrid.yaml").write_text(f"schema_version: flashrl.hybrid/v1\nmembers:\n{members}")
+    hybrid = read_any_bundle(tmp_path / "job")
+    make().publish(hybrid, NAME, "1.0.0")
+    with pytest.raises(UnsignedError):
+        trusting(make(), keys[0]).get(NamedRef(NAME, member="full"))
+    sign_version(make(), NAME, "1.0.0", keys[0])
+    chain = trusting(make(), keys[0])
+    assert chain.open(NamedRef(NAME)).digest == hybrid.digest
+    assert chain.get(NamedRef(NAME, member="eight")).plan == bundle.plan
+    assert chain.get(NamedRef(NAME, member="full")).signed_by
+    [added] = add_evidence(make(), NamedRef(NAME), [evidence(hybrid.digest, 3)])
+    assert added.changed
+    with pytest.raises(IntegrityError, match="of another plan"):
+        add_evidence(make(), NamedRef(NAME), [evidence(bundle.plan.digest, 3)])
 
 
 def test_verify_finds_what_nobody_signed(store: Store, bundle: PlanBundle, keys: list[Path]) -> None:
