@@ -87,15 +87,21 @@ def _codes(value, scale, KIND: tl.constexpr):
 
 
 @triton.jit
-def _smoothed(weight, inv_rows, columns, rows_R, cols_C, num_rows, num_columns, row_stride, column_stride):
+def _columns_of(columns, cols_C, num_columns):
+    """Factors of some columns, as a tile of one row: so the compiler lays them out as it does the weight's row."""
+    return tl.load(columns + cols_C[None, :], mask=(cols_C < num_columns)[None, :], other=0.0)
+
+
+@triton.jit
+def _smoothed(weight, inv_rows, factor_1C, rows_R, cols_C, num_rows, num_columns, row_stride, column_stride):
     """A tile in float32 with its factors applied; zero outside of the weight."""
     inside_R, inside_C = rows_R < num_rows, cols_C < num_columns
     offsets_RC = rows_R.to(tl.int64)[:, None] * row_stride + cols_C.to(tl.int64)[None, :] * column_stride
     value_RC = tl.load(weight + offsets_RC, mask=inside_R[:, None] & inside_C[None, :], other=0.0).to(tl.float32)
     if inv_rows is not None:
         value_RC = value_RC * tl.load(inv_rows + rows_R, mask=inside_R, other=0.0)[:, None]
-    if columns is not None:
-        value_RC = value_RC * tl.load(columns + cols_C, mask=inside_C, other=0.0)[None, :]
+    if factor_1C is not None:
+        value_RC = value_RC * factor_1C
     return value_RC
 
 
@@ -116,32 +122,34 @@ def _tell(finite, peak_bits):
             tl.store(finite, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def rows_kernel(
     weight, codes, scales, finite, inv_rows, columns, num_rows, num_columns,
     weight_matrix, weight_row, weight_column, codes_matrix, codes_row, codes_column, inv_rows_matrix, columns_matrix,
-    KIND: tl.constexpr, ROWS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, THIRD: tl.constexpr,
+    KIND: tl.constexpr, ROWS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
 ):  # fmt: skip
-    """Absmax of whole rows that stay in registers, in up to three pieces whose sizes are powers of two."""
+    """Absmax of whole rows that stay in registers, in one or two pieces whose sizes are powers of two."""
     matrix = tl.program_id(1).to(tl.int64)
     weight += matrix * weight_matrix
     codes += matrix * codes_matrix
     if inv_rows is not None:
         inv_rows += matrix * inv_rows_matrix
+    factor_1, factor_2 = None, None
+    cols_1, cols_2 = tl.arange(0, FIRST), None
     if columns is not None:
         columns += matrix * columns_matrix
+        factor_1 = _columns_of(columns, cols_1, num_columns)
     rows_R = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    cols_1 = tl.arange(0, FIRST)
-    value_1 = _smoothed(weight, inv_rows, columns, rows_R, cols_1, num_rows, num_columns, weight_row, weight_column)
+    value_1 = _smoothed(weight, inv_rows, factor_1, rows_R, cols_1, num_rows, num_columns, weight_row, weight_column)
     peak_R = tl.max(_magnitude_bits(value_1), axis=1)
     if SECOND > 0:
         cols_2 = FIRST + tl.arange(0, SECOND)
-        value_2 = _smoothed(weight, inv_rows, columns, rows_R, cols_2, num_rows, num_columns, weight_row, weight_column)
+        if columns is not None:
+            factor_2 = _columns_of(columns, cols_2, num_columns)
+        value_2 = _smoothed(
+            weight, inv_rows, factor_2, rows_R, cols_2, num_rows, num_columns, weight_row, weight_column
+        )
         peak_R = tl.maximum(peak_R, tl.max(_magnitude_bits(value_2), axis=1))
-    if THIRD > 0:
-        cols_3 = FIRST + SECOND + tl.arange(0, THIRD)
-        value_3 = _smoothed(weight, inv_rows, columns, rows_R, cols_3, num_rows, num_columns, weight_row, weight_column)
-        peak_R = tl.maximum(peak_R, tl.max(_magnitude_bits(value_3), axis=1))
     _tell(finite, peak_R)
     scale_R = _scale_of(peak_R, KIND)
     tl.store(scales + matrix * num_rows + rows_R, scale_R, mask=rows_R < num_rows)
@@ -149,11 +157,9 @@ def rows_kernel(
     _store(codes, value_1, scale_R1, rows_R, cols_1, num_rows, num_columns, codes_row, codes_column, KIND)
     if SECOND > 0:
         _store(codes, value_2, scale_R1, rows_R, cols_2, num_rows, num_columns, codes_row, codes_column, KIND)
-    if THIRD > 0:
-        _store(codes, value_3, scale_R1, rows_R, cols_3, num_rows, num_columns, codes_row, codes_column, KIND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def long_rows_kernel(
     weight, codes, scales, finite, inv_rows, columns, num_rows, num_columns,
     weight_matrix, weight_row, weight_column, codes_matrix, codes_row, codes_column, inv_rows_matrix, columns_matrix,
@@ -171,24 +177,30 @@ def long_rows_kernel(
     peaks_RC = tl.zeros([1, COLUMNS], tl.int32)
     for start in range(0, num_columns, COLUMNS):
         cols_C = start + tl.arange(0, COLUMNS)
+        factor_1C = None
+        if columns is not None:
+            factor_1C = _columns_of(columns, cols_C, num_columns)
         value_RC = _smoothed(
-            weight, inv_rows, columns, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
+            weight, inv_rows, factor_1C, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
         )
         peaks_RC = tl.maximum(peaks_RC, _magnitude_bits(value_RC))
     peak_R = tl.max(peaks_RC, axis=1)
     _tell(finite, peak_R)
     scale_R = _scale_of(peak_R, KIND)
-    tl.store(scales + matrix * num_rows + rows_R, scale_R)
+    tl.store(scales + matrix * num_rows + rows_R, scale_R, mask=rows_R < num_rows)
     scale_R1 = scale_R[:, None]
     for start in range(0, num_columns, COLUMNS):
         cols_C = start + tl.arange(0, COLUMNS)
+        factor_1C = None
+        if columns is not None:
+            factor_1C = _columns_of(columns, cols_C, num_columns)
         value_RC = _smoothed(
-            weight, inv_rows, columns, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
+            weight, inv_rows, factor_1C, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
         )
         _store(codes, value_RC, scale_R1, rows_R, cols_C, num_rows, num_columns, codes_row, codes_column, KIND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "row_tiles", "splits"])
 def peaks_kernel(
     weight, peaks, inv_rows, columns, num_rows, num_columns,
     weight_matrix, weight_row, weight_column, inv_rows_matrix, columns_matrix, row_tiles, splits,
@@ -216,7 +228,7 @@ def peaks_kernel(
         tl.atomic_max(peaks + matrix, tl.max(peak_R, axis=0), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "column_tiles"])
 def tiles_kernel(
     weight, codes, scales, peaks, finite, inv_rows, columns, num_rows, num_columns,
     weight_matrix, weight_row, weight_column, codes_matrix, codes_row, codes_column, inv_rows_matrix, columns_matrix,
@@ -238,7 +250,10 @@ def tiles_kernel(
     column_tile = tile % column_tiles
     rows_R = (tile // column_tiles) * ROWS + tl.arange(0, ROWS)
     cols_C = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    value_RC = _smoothed(weight, inv_rows, columns, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column)
+    factor_1C = None
+    if columns is not None:
+        factor_1C = _columns_of(columns, cols_C, num_columns)
+    value_RC = _smoothed(weight, inv_rows, factor_1C, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column)
     inside_R = rows_R < num_rows
     if SCALES == GIVEN:
         if finite is not None:
@@ -261,7 +276,7 @@ def tiles_kernel(
         _store(codes, value_RC, scale_1[:, None], rows_R, cols_C, num_rows, num_columns, codes_row, codes_column, KIND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def blocks_kernel(
     weight, codes, scales, finite, num_rows, num_columns,
     weight_matrix, weight_row, weight_column, codes_matrix, codes_row, codes_column,
@@ -283,7 +298,7 @@ def blocks_kernel(
     _store(codes, value_RC, scale_1[:, None], rows_R, cols_C, num_rows, num_columns, codes_row, codes_column, KIND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "first_chunk", "half_words", "infinity", "half_infinity"])
 def fingerprints_kernel(
     units, sums, finite, num_rows, num_units, row_stride, first_chunk, half_words, infinity, half_infinity,
     UNIT_BYTES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,

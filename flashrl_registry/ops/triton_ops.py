@@ -16,11 +16,16 @@ from flashrl_registry.ops.float8 import BLOCK
 
 ROW_ON_CHIP = 16384
 """Columns of a row that is held in registers; a longer one is read again from cache."""
-_ROW_ELEMENTS = 4096
-_LONG_ROW_COLUMNS = 4096
+_TILE_ELEMENTS = 4096
 _FEW_ROWS = 264
 """Fewer long rows than this leave processors idle, unless each row is shared."""
 _PEAK_PROGRAMS = 2048
+_THREAD_ELEMENTS = 80
+"""As many float32 numbers as leave a thread's registers for the arithmetic."""
+_FEWEST_WARPS = 2
+"""Triton 3.6 mixes up columns between threads in some kernels of one warp (two pieces of 64 and 16 columns)."""
+
+# Sizes below were measured on an H100, see bench/gpu.
 
 
 def quantize_int8(
@@ -159,34 +164,32 @@ class _Job:
 
     def by_row(self, kind: Any) -> None:
         """One absmax scale for each row."""
-        pieces = row_pieces(self.num_columns)
         few_long = self.num_columns > ROW_ON_CHIP and self.num_matrices * self.num_rows < _FEW_ROWS
         if self._turned() or few_long:
             self.tiles(kind, kernels.ROW_PEAKS, peaks=self.peaks(by_row=True))
             return
         weight, stored = self._weights
-        sizes = (self.num_rows, self.num_columns)
-        factors = (self._finite, self._rows, self._columns)
+        given = (weight, stored, self.scales, self._finite, self._rows, self._columns, self.num_rows, self.num_columns)
+        strides = (*self._strides, *self._factor_strides)
         with _on(weight.device):
             if self.num_columns > ROW_ON_CHIP:
+                columns = self._long_row_columns()
                 kernels.long_rows_kernel[(self.num_rows, self.num_matrices)](
-                    weight, stored, self.scales, *factors, *sizes, *self._strides, *self._factor_strides,
-                    KIND=kind, COLUMNS=_LONG_ROW_COLUMNS, num_warps=8,
-                )  # fmt: skip
+                    *given, *strides, KIND=kind, COLUMNS=columns, num_warps=columns // 512
+                )
                 return
-            rows = max(1, min(_ROW_ELEMENTS // sum(pieces), _power_above(self.num_rows)))
-            rows = 1 << (rows.bit_length() - 1)
+            first, second = row_pieces(self.num_columns)
+            rows = min(max(1, _TILE_ELEMENTS // (first + second)), _power_above(self.num_rows))
+            warps = _power_above(-(-rows * (first + second) // (32 * _THREAD_ELEMENTS)))
             kernels.rows_kernel[(-(-self.num_rows // rows), self.num_matrices)](
-                weight, stored, self.scales, *factors, *sizes, *self._strides, *self._factor_strides,
-                KIND=kind, ROWS=rows, FIRST=pieces[0], SECOND=pieces[1], THIRD=pieces[2],
-                num_warps=_warps(rows * sum(pieces)),
-            )  # fmt: skip
+                *given, *strides, KIND=kind, ROWS=rows, FIRST=first, SECOND=second, num_warps=max(_FEWEST_WARPS, warps)
+            )
 
     def peaks(self, *, by_row: bool) -> Tensor:
         """Bits of the largest magnitudes, of each row or of each matrix."""
         shape = (self.num_matrices, self.num_rows) if by_row else (self.num_matrices,)
         peaks = torch.zeros(shape, dtype=torch.int32, device=self.weight.device)
-        rows, columns = self._tile()
+        rows, columns = self._tile(1024)
         row_tiles, column_tiles = -(-self.num_rows // rows), -(-self.num_columns // columns)
         splits = min(column_tiles, max(1, _PEAK_PROGRAMS // (row_tiles * self.num_matrices)))
         with _on(self.weight.device):
@@ -199,7 +202,7 @@ class _Job:
 
     def tiles(self, kind: Any, source: Any, *, scales: Tensor | None = None, peaks: Tensor | None = None) -> None:
         """Quantize by scales that are given, or that follow from peaks."""
-        rows, columns = self._tile()
+        rows, columns = self._tile(256)
         column_tiles = -(-self.num_columns // columns)
         weight, stored = self._weights
         with _on(weight.device):
@@ -223,23 +226,25 @@ class _Job:
         """Neighbours in memory are those of a column."""
         return bool(self.num_rows > 1 and self.weight.stride(1) < self.weight.stride(2))
 
-    def _tile(self) -> tuple[int, int]:
+    def _tile(self, most_columns: int) -> tuple[int, int]:
         if self._turned():
             return 64, 64
-        columns = min(512, _power_above(self.num_columns))
-        return min(8192 // columns, _power_above(self.num_rows), 64), columns
+        columns = min(most_columns, _power_above(self.num_columns))
+        return min(_TILE_ELEMENTS // columns, _power_above(self.num_rows), 64), columns
+
+    def _long_row_columns(self) -> int:
+        """Columns of a row at a time: many in flight, few beyond the row's end."""
+        if self._columns is not None:
+            return 4096
+        return 16384 if -self.num_columns % 16384 < 8192 else 8192
 
 
-def row_pieces(num_columns: int) -> tuple[int, int, int]:
-    """Up to three powers of two that cover a row with little to spare; zero for none."""
-    first = max(16, 1 << (num_columns.bit_length() - 1))
-    rest = num_columns - first
-    if rest <= 0:
-        return first, 0, 0
-    second = 1 << (rest.bit_length() - 1)
-    if rest < 256 or rest == second:
-        return first, max(16, _power_above(rest)), 0
-    return first, second, max(16, _power_above(rest - second))
+def row_pieces(num_columns: int) -> tuple[int, int]:
+    """One or two powers of two that cover a row with little to spare; zero for none."""
+    whole = max(16, _power_above(num_columns))
+    if num_columns <= 2048 or 4 * num_columns > 3 * whole:
+        return whole, 0
+    return whole // 2, max(128, _power_above(num_columns - whole // 2))
 
 
 def _stack(matrix: Tensor) -> Tensor:
@@ -252,10 +257,6 @@ def _flag(finite: Tensor | None) -> Tensor | None:
 
 def _power_above(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
-
-
-def _warps(elements: int) -> int:
-    return max(1, min(16, _power_above(elements // 2048)))
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

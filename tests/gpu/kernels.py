@@ -288,7 +288,8 @@ def side_by_side(count: int, seed: int, jobs: int) -> int:
         for job in range(jobs)
         if count > share * job
     ]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for command in commands]
     failed = 0
     for process in running:
         print(process.communicate()[0].strip(), flush=True)
