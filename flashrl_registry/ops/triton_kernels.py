@@ -217,8 +217,11 @@ def peaks_kernel(
     peaks_RC = tl.zeros([ROWS, COLUMNS], tl.int32)
     for tile in range(tl.program_id(0) // row_tiles, tl.cdiv(num_columns, COLUMNS), splits):
         cols_C = tile * COLUMNS + tl.arange(0, COLUMNS)
+        factor_1C = None
+        if columns is not None:
+            factor_1C = _columns_of(columns, cols_C, num_columns)
         value_RC = _smoothed(
-            weight, inv_rows, columns, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
+            weight, inv_rows, factor_1C, rows_R, cols_C, num_rows, num_columns, weight_row, weight_column
         )
         peaks_RC = tl.maximum(peaks_RC, _magnitude_bits(value_RC))
     peak_R = tl.max(peaks_RC, axis=1)

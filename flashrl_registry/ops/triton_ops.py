@@ -24,6 +24,8 @@ _THREAD_ELEMENTS = 80
 """As many float32 numbers as leave a thread's registers for the arithmetic."""
 _FEWEST_WARPS = 2
 """Triton 3.6 mixes up columns between threads in some kernels of one warp (two pieces of 64 and 16 columns)."""
+_EXACT = {"enable_fp_fusion": False}
+"""A product that is rounded before it is added to something stays so."""
 
 # Sizes below were measured on an H100, see bench/gpu.
 
@@ -111,7 +113,7 @@ def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tens
         kernels.fingerprints_kernel[(-(-rows // per_program), chunks)](
             units, sums_RCH, _flag(finite), rows, num_units, stride // unit, first_chunk,
             -(-width // chunks // 8), high, exponent or 0,
-            UNIT_BYTES=unit, ROWS=per_program, UNITS=block, num_warps=4,
+            UNIT_BYTES=unit, ROWS=per_program, UNITS=block, num_warps=4, **_EXACT,
         )  # fmt: skip
     return sums_RCH.view(torch.int64).squeeze(2)
 
@@ -175,14 +177,21 @@ class _Job:
             if self.num_columns > ROW_ON_CHIP:
                 columns = self._long_row_columns()
                 kernels.long_rows_kernel[(self.num_rows, self.num_matrices)](
-                    *given, *strides, KIND=kind, COLUMNS=columns, num_warps=columns // 512
+                    *given, *strides, KIND=kind, COLUMNS=columns, num_warps=columns // 512, **_EXACT
                 )
                 return
             first, second = row_pieces(self.num_columns)
             rows = min(max(1, _TILE_ELEMENTS // (first + second)), _power_above(self.num_rows))
             warps = _power_above(-(-rows * (first + second) // (32 * _THREAD_ELEMENTS)))
             kernels.rows_kernel[(-(-self.num_rows // rows), self.num_matrices)](
-                *given, *strides, KIND=kind, ROWS=rows, FIRST=first, SECOND=second, num_warps=max(_FEWEST_WARPS, warps)
+                *given,
+                *strides,
+                KIND=kind,
+                ROWS=rows,
+                FIRST=first,
+                SECOND=second,
+                num_warps=max(_FEWEST_WARPS, warps),
+                **_EXACT,
             )
 
     def peaks(self, *, by_row: bool) -> Tensor:
@@ -196,7 +205,7 @@ class _Job:
             kernels.peaks_kernel[(row_tiles * splits, self.num_matrices)](
                 self.weight, peaks, self._rows, self._columns, self.num_rows, self.num_columns,
                 *self._strides[:3], *self._factor_strides, row_tiles, splits,
-                BY_ROW=by_row, ROWS=rows, COLUMNS=columns, num_warps=4,
+                BY_ROW=by_row, ROWS=rows, COLUMNS=columns, num_warps=4, **_EXACT,
             )  # fmt: skip
         return peaks
 
@@ -210,7 +219,8 @@ class _Job:
                 weight, stored, self.scales if scales is None else scales, peaks,
                 self._finite, self._rows, self._columns, self.num_rows, self.num_columns,
                 *self._strides, *self._factor_strides, column_tiles,
-                KIND=kind, SCALES=source, BACKWARDS=peaks is not None, ROWS=rows, COLUMNS=columns, num_warps=4,
+                KIND=kind, SCALES=source, BACKWARDS=peaks is not None, ROWS=rows, COLUMNS=columns,
+                num_warps=4, **_EXACT,
             )  # fmt: skip
 
     def blocks(self, kind: Any) -> None:
@@ -219,7 +229,7 @@ class _Job:
         with _on(weight.device):
             kernels.blocks_kernel[(self.num_rows // BLOCK * (self.num_columns // BLOCK), self.num_matrices)](
                 weight, stored, self.scales, self._finite, self.num_rows, self.num_columns, *self._strides,
-                KIND=kind, BLOCK=BLOCK, num_warps=8,
+                KIND=kind, BLOCK=BLOCK, num_warps=8, **_EXACT,
             )  # fmt: skip
 
     def _turned(self) -> bool:
