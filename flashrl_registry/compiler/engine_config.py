@@ -76,11 +76,9 @@ def compressed_tensors_config(tensors: Sequence[ResolvedTensor]) -> dict[str, ob
     }
 
 
-def float8_experts(plan: Plan) -> list[str]:
-    """Families of experts that get float8 codes, ours or vLLM's own."""
-    return [
-        family.names for family in plan.tensors if family.treatment.startswith("fp8") and ".experts." in family.names
-    ]
+def online_experts(plan: Plan) -> list[str]:
+    """Families of experts that vLLM itself quantizes as they arrive."""
+    return [family.names for family in plan.tensors if family.treatment == "fp8" and ".experts." in family.names]
 
 
 def unquantized_linears(tensors: Sequence[ResolvedTensor]) -> list[str]:

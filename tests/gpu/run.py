@@ -168,7 +168,7 @@ def main() -> int:
             jobs += [(routes, f"graphs {scheme}", scheme, True, {"untied": models["untied"]}) for scheme in SCHEMES]
             jobs += [
                 (routes, f"graphs experts {scheme}", scheme, True, {"moe": models["moe"]})
-                for scheme in ("bf16", "int8")  # float8 experts are refused there
+                for scheme in ("bf16", "fp8_channel", "fp8_block", "int8")  # vLLM's own fp8 is refused there
             ]
         parts = given.match.split(",")
         jobs = [job for job in jobs if any(part in job[1] for part in parts)]

@@ -108,12 +108,41 @@ def _restore_emptied(model: "torch.nn.Module") -> None:
                 layer.register_parameter(name, None)
 
 
+_expert_kernels: "WeakKeyDictionary[torch.nn.Module, tuple[Any, Any]]" = WeakKeyDictionary()
+
+
+def remember_expert_kernels(model: "torch.nn.Module") -> None:
+    """Note the kernel object of every stack of experts, and its quantization arguments.
+
+    A reload makes a new one, with scales and strides in tensors of its own, while a captured CUDA graph reads those of
+    the first: replaying it after an update of float8 experts is an illegal memory access. The first one refers to the
+    tensors that a reload copies into, so it stays right; except where vLLM quantizes experts itself, which needs the
+    new one. Tested: 0.25.1 on an H100. Goes when vLLM keeps it.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda_alike():
+        return
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        online = getattr(method, "uses_meta_device", False)
+        if getattr(method, "moe_kernel", None) is not None and not online:
+            _expert_kernels[layer] = (method.moe_kernel, method.moe_quant_config)  # type: ignore[union-attr]
+
+
+def _restore_expert_kernels(model: "torch.nn.Module") -> None:
+    for layer in model.modules():
+        if layer in _expert_kernels:
+            layer.quant_method.moe_kernel, layer.quant_method.moe_quant_config = _expert_kernels[layer]
+
+
 def close_reload(model: "torch.nn.Module", model_config: Any) -> None:
     """Finalize a layerwise reload; a later finalize by vLLM itself finds nothing to do."""
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
     finalize_layerwise_reload(model, model_config)
     _restore_emptied(model)
+    _restore_expert_kernels(model)
     refresh_tied_head(model)
 
 
@@ -128,6 +157,7 @@ def abort_reload(model: "torch.nn.Module") -> None:
         info.reset()
     layerwise.LOADING_LAYERS.clear()
     _restore_emptied(model)
+    _restore_expert_kernels(model)
     if hasattr(model, "_original_do_torchao_reload"):
         model._do_torchao_reload = model._original_do_torchao_reload
 

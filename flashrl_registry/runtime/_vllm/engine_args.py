@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flashrl_registry.compiler.dialect import dialect_of
-from flashrl_registry.compiler.engine_config import float8_experts
+from flashrl_registry.compiler.engine_config import online_experts
 from flashrl_registry.documents import EngineArguments
 from flashrl_registry.errors import FlashRLError, NotServableError, PluginNotActiveError, ResolutionError
 from flashrl_registry.registry import PresetRef, open_chain
@@ -184,16 +184,16 @@ def _merge_overrides(args: Any, quantization_config: dict[str, Any] | None, *, l
 
 
 def _check_experts(args: Any, resolution: Resolution) -> None:
-    """A reload gives float8 experts new kernel buffers; a captured CUDA graph goes on reading the old ones.
+    """A captured CUDA graph of experts that vLLM itself quantizes gives other tokens after an update.
 
-    Seen: 0.25.1 on an H100, an illegal memory access in the first forward after an update. Eager engines are
-    bit-equal to fresh ones, and so are int8 experts under CUDA graphs. Goes when vLLM keeps the buffers.
+    Seen: 0.25.1 on an H100; eager engines are bit-equal to fresh ones, and so are experts that get our codes, eager or
+    not (``compat.remember_expert_kernels``). Goes when the cause is found.
     """
-    experts = float8_experts(resolution.plan)
+    experts = online_experts(resolution.plan)
     if experts and not args.enforce_eager:
         raise FlashRLError(
-            f"float8 experts under CUDA graphs do not survive a weight update in this vLLM: {experts[0]}",
-            hint="pass enforce_eager=True, or give the experts to an int8 or bf16 rule",
+            f"experts that vLLM quantizes itself do not survive a weight update under CUDA graphs: {experts[0]}",
+            hint="use scheme fp8_channel or fp8_block, which do, or pass enforce_eager=True",
         )
 
 

@@ -93,6 +93,7 @@ class PlannedWeights:
         self._gate = gate
         self._vllm_config = vllm_config
         compat.remember_emptied(self.model)
+        compat.remember_expert_kernels(self.model)
         self._borrowed = Borrowed(self.model, self.tensors)
 
     # -- the calls that arrive -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flashrl_registry.compiler import compile_plan, lower, preset_rules, weight_bytes
-from flashrl_registry.compiler.engine_config import float8_experts
+from flashrl_registry.compiler.engine_config import online_experts
 from flashrl_registry.documents import (
     EngineFp8,
     EngineSettings,
@@ -253,9 +253,9 @@ def test_experts_do_not_take_one_scale_per_tensor() -> None:
     assert found == [("cannot-quantize", f"model.layers.0.block.experts.{e}.up_proj.weight") for e in range(2)]
 
 
-def test_float8_experts_are_found_for_they_do_not_survive_updates_under_cuda_graphs() -> None:
+def test_experts_that_vllm_quantizes_are_found_for_they_do_not_survive_updates_under_cuda_graphs() -> None:
     inventory = model(layers=1, **{f"model.layers.0.block.experts.{e}.up_proj.weight": (256, 256) for e in range(2)})
-    for scheme, found in (("fp8_channel", True), ("fp8", True), ("int8", False), ("bf16", False)):
+    for scheme, found in (("fp8", True), ("fp8_channel", False), ("int8", False), ("bf16", False)):
         plan = compile_plan(preset_rules(scheme, inventory), inventory).plan  # type: ignore[arg-type]
-        assert bool(float8_experts(plan)) is found, scheme
-    assert not float8_experts(compile_plan(preset_rules("fp8_channel", model()), model()).plan)
+        assert bool(online_experts(plan)) is found, scheme
+    assert not online_experts(compile_plan(preset_rules("fp8", model()), model()).plan)
