@@ -1,10 +1,13 @@
 """Profile one checkpoint pair with FlashRL 1.0.3 and with flashrl-registry: time, memory, and do they agree?
 
-    python demo/prepare_pair.py
-    python bench/profile_vs_flashrl.py
+    python demo/prepare_pair.py --out .cache/pair
+    python bench/profile_vs_flashrl.py                  # the demo's pair, SmolLM2-135M
+    python bench/profile_vs_flashrl.py --shape 0.5b     # a synthetic pair in the shapes of Qwen2.5-0.5B; 1.5b
+    python bench/profile_vs_flashrl.py --shape 32b      # our memory alone, on a stand-in for Qwen2.5-32B
 
-Each run is a child process, and its whole life counts: interpreter, imports, work. The two alternate; the first
-run of each warms the page cache and is not counted. FlashRL is installed into a folder of its own (its source
+Each run is a child process, and its whole life counts: interpreter, imports, work. They alternate; the first
+run of each warms the page cache and is not counted. *Every row* is our profile with every row of every linear
+requantized and compared, which FlashRL does not do. FlashRL is installed into a folder of its own (its source
 distribution would write into site-packages) and only its ``flash_quantization.py`` is loaded, because importing
 the package configures logging and patches vLLM. Exits with 1 where the profiles disagree.
 """
@@ -34,17 +37,42 @@ LARGEST_RELATIVE_DIFFERENCE = 1e-5
 """For the least-squares terms, whose sums the two take in different order and precision."""
 
 THEIRS = """
-import importlib.util, sys
+import importlib.util, sys, types
 spec = importlib.util.spec_from_file_location("flash_quantization", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
+module.AutoTokenizer = types.SimpleNamespace(from_pretrained=lambda folder: None)  # loaded and never used
 module.profiling_int8(*sys.argv[2:])
 """
 OURS = """
 import sys
 from pathlib import Path
 from flashrl_registry.profiling import profile_pair
-profile_pair(*map(Path, sys.argv[1:]))
+profile_pair(*map(Path, sys.argv[1:4]), threads=int(sys.argv[4]), every_row=sys.argv[5] == "every")
+"""
+RATE = """
+import os, sys, time
+from pathlib import Path
+from flashrl_registry.profiling import profile_pair
+files, buffer = [Path(folder) / "model.safetensors" for folder in sys.argv[1:3]], bytearray(1 << 20)
+start, total = time.perf_counter(), 0
+for file in files:
+    descriptor = os.open(file, os.O_RDONLY)
+    while got := os.readv(descriptor, [buffer]):
+        total += got
+    os.close(descriptor)
+cache = total / (time.perf_counter() - start) / 1e9
+for threads, every_row in ((1, False), (1, True), (2, True)):
+    best, read = None, 0
+    for _ in range(4):  # the first one loads the compiled loops
+        calls = []
+        start = time.perf_counter()
+        profile_pair(files[0].parent, files[1].parent, Path(sys.argv[3]), threads=threads, every_row=every_row,
+                     progress=lambda *call: calls.append(call[3]))
+        wall, read = time.perf_counter() - start, max(calls)
+        best = wall if best is None else min(best, wall)
+    kind = "every row" if every_row else "sample"
+    print(f"{threads} {kind} {best:.3f} {read / 1e9:.3f} {read / best / 1e9:.2f} {cache:.2f}")
 """
 
 
@@ -60,26 +88,59 @@ class Runs:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", type=Path, default=CACHE / "pair", help="folder that prepare_pair.py wrote")
+    parser.add_argument("--shape", choices=("0.5b", "1.5b", "32b"), help="a synthetic pair instead")
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of each")
     parser.add_argument("--flashrl-site", type=Path, default=CACHE / "flashrl", help="where FlashRL is installed")
     args = parser.parse_args()
-    reference = args.pair / "SmolLM2-135M-Instruct"
-    quantized = args.pair / "SmolLM2-135M-Instruct-quantized.w8a8"
+    reference, quantized = args.pair / "SmolLM2-135M-Instruct", args.pair / "SmolLM2-135M-Instruct-quantized.w8a8"
+    if args.shape:
+        folder = CACHE / "bench"
+        make = [sys.executable, str(ROOT / "bench" / "synthetic_pair.py"), "--shape", args.shape, "--out", str(folder)]
+        subprocess.run(make, check=True)
+        reference, quantized = folder / args.shape / "reference", folder / args.shape / "quantized"
     if missing := [str(folder) for folder in (reference, quantized) if not (folder / "config.json").exists()]:
         raise SystemExit(f"no checkpoint in {', '.join(missing)}: run demo/prepare_pair.py --out {args.pair}")
-    source = install_flashrl(args.flashrl_site)
     with tempfile.TemporaryDirectory() as scratch:
-        theirs, ours = Path(scratch) / "theirs.pt", Path(scratch) / "ours.yaml"
-        commands = {
-            "theirs": [sys.executable, "-c", THEIRS, str(source), str(reference), str(quantized), str(theirs)],
-            "ours": [sys.executable, "-c", OURS, str(reference), str(quantized), str(ours)],
-        }
-        runs = measure(commands, args.repeats)
-        print(cost_table(runs["theirs"], runs["ours"]), end="\n\n")
-        lines, agree = compare(theirs, ours)
+        return run(reference, quantized, Path(scratch), args)
+
+
+def run(reference: Path, quantized: Path, scratch: Path, args: argparse.Namespace) -> int:
+    """Measure one pair and print the tables."""
+    theirs, ours = scratch / "theirs.pt", scratch / "ours.yaml"
+    pair = [str(reference), str(quantized)]
+    mine = [sys.executable, "-c", OURS, *pair]
+    commands = {
+        "ours": [*mine, str(ours), "1", "sample"],
+        "every row": [*mine, str(scratch / "every.yaml"), "1", "every"],
+        "every row, 2 threads": [*mine, str(scratch / "every2.yaml"), "2", "every"],
+    }
+    if args.shape != "32b":
+        source = install_flashrl(args.flashrl_site)
+        commands = {"theirs": [sys.executable, "-c", THEIRS, str(source), *pair, str(theirs)], **commands}
+    runs = measure(commands, args.repeats)
+    print(cost_table(runs), end="\n\n")
+    rate = [sys.executable, "-c", RATE, *pair, str(scratch / "rate.yaml")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if args.shape != "32b":  # its ends are sparse, which a disk would not be
+        print(rate_table(subprocess.run(rate, env=environ, check=True, capture_output=True, text=True).stdout))
+    if "theirs" not in runs:
+        return 0
+    lines, agree = compare(theirs, ours)
     print("\n".join(lines))
     print("\nThe profiles agree." if agree else "\nThe profiles DISAGREE.")
     return 0 if agree else 1
+
+
+def rate_table(text: str) -> str:
+    """In one process, after the compiled loops are loaded: the best of three."""
+    lines = [
+        "| in one process, best of 3 | seconds | GB read | GB/s | page cache alone, GB/s |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for line in text.splitlines():
+        threads, *kind, seconds, read, rate, cache = line.split()
+        lines.append(f"| {' '.join(kind)}, {threads} thread(s) | {seconds} | {read} | {rate} | {cache} |")
+    return "\n".join([*lines, ""])
 
 
 def install_flashrl(site: Path) -> Path:
@@ -121,20 +182,26 @@ def run_child(command: Sequence[str]) -> tuple[float, float, float]:
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def cost_table(theirs: Runs, ours: Runs) -> str:
-    """Medians and ranges as a Markdown table."""
-    rows = [
-        ("wall time, s", theirs.wall_seconds, ours.wall_seconds, 2),
-        ("CPU time, s", theirs.cpu_seconds, ours.cpu_seconds, 2),
-        ("peak memory, MiB", theirs.peak_mib, ours.peak_mib, 0),
-    ]
-    lines = [
-        f"| whole process, median of {len(ours.wall_seconds)} (range) | FlashRL 1.0.3 | flashrl-registry | ratio |",
-        "|---|---:|---:|---:|",
-    ]
-    for label, left, right, digits in rows:
-        ratio = statistics.median(left) / statistics.median(right)
-        lines.append(f"| {label} | {spread(left, digits)} | {spread(right, digits)} | {ratio:.1f}x |")
+def cost_table(runs: dict[str, Runs]) -> str:
+    """Medians and ranges as a Markdown table; ratios are to FlashRL."""
+    titles = {"theirs": "FlashRL 1.0.3", "ours": "flashrl-registry"}
+    names = list(runs)
+    count = len(runs["ours"].wall_seconds)
+    heads = [titles.get(name, name) for name in names]
+    lines = [f"| whole process, median of {count} (range) | {' | '.join(heads)} |", "|---" + "|---:" * len(names) + "|"]
+    for label, key, digits in (
+        ("wall time, s", "wall_seconds", 2),
+        ("CPU time, s", "cpu_seconds", 2),
+        ("peak memory, MiB", "peak_mib", 0),
+    ):
+        cells = []
+        for name in names:
+            values = getattr(runs[name], key)
+            ratio = ""
+            if "theirs" in runs and name != "theirs":
+                ratio = f", {statistics.median(getattr(runs['theirs'], key)) / statistics.median(values):.1f}x less"
+            cells.append(spread(values, digits) + ratio)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

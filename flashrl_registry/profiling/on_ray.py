@@ -64,7 +64,7 @@ def measure_task(pair: tuple[str, str], task: Task, *, every_row: bool) -> tuple
     if pair not in _CHECKED:
         _CHECKED[pair] = check_pair(*pair, None)
     checked = _CHECKED[pair]
-    with open_pair(checked) as opened:
+    with open_pair(checked, every_row=every_row) as opened:
         result = Layer(opened, task, checked.heads, every_row=every_row, tick=_ignore).run()
         return result, opened.reference.bytes_read + opened.quantized.bytes_read
 

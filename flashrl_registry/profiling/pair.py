@@ -12,6 +12,7 @@ from flashrl_registry.profiling.channels import Heads, read_heads
 from flashrl_registry.profiling.correspondence import corresponding_linears
 from flashrl_registry.profiling.formats import Format, asked_scheme, check_reference, check_scheme, read_format
 from flashrl_registry.profiling.layer import Task
+from flashrl_registry.profiling.layout import COMPILED_FROM, loops
 from flashrl_registry.profiling.linear import Pair
 from flashrl_registry.profiling.reader import TensorReader
 from flashrl_registry.profiling.relations import module_pattern
@@ -121,8 +122,10 @@ def _check_models(reference: CheckpointIndex, quantized: CheckpointIndex) -> Non
 
 
 @contextmanager
-def open_pair(checked: CheckedPair) -> Iterator[Pair]:
+def open_pair(checked: CheckedPair, *, every_row: bool) -> Iterator[Pair]:
     """Both checkpoints, ready to be read."""
     ours, theirs = checked.reference, checked.quantized
+    num_codes = sum(theirs.index.locations[name].num_bytes for name in checked.linears)
+    compiled = every_row or num_codes >= COMPILED_FROM or checked.form.code_dtype != "int8"
     with TensorReader(ours.index, ours.files) as first, TensorReader(theirs.index, theirs.files) as second:
-        yield Pair(first, second, checked.form)
+        yield Pair(first, second, checked.form, loops(compiled=compiled))

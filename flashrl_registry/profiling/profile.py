@@ -121,7 +121,7 @@ class _Run:
         """Every task's result, in the order of the tasks; their vectors are in the work folder."""
         if threads < 1:
             raise ProfilingError(f"{threads} threads cannot work", hint="--threads 1 or more")
-        with open_pair(self._checked) as pair:
+        with open_pair(self._checked, every_row=self._every_row) as pair:
             self._pair = pair
             if threads == 1:
                 return [self._measure(number) for number in range(len(self._tasks))]

@@ -13,20 +13,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashrl_registry.checkpoints import CheckpointIndex, HubFiles
 from flashrl_registry.errors import CheckpointError
-from flashrl_registry.profiling.kernels import widen
+from flashrl_registry.profiling.layout import F32, Bytes
 
-CHUNK_ELEMENTS = 1 << 17
+CHUNK_ELEMENTS = 1 << 16
 """Elements that are worked on at a time: with their codes and in float32, they fit into a core's cache."""
-
-F32: TypeAlias = NDArray[np.float32]
-Bytes: TypeAlias = NDArray[np.uint8]
 
 _DTYPES = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
 
@@ -184,12 +181,13 @@ def _as_float32(data: Bytes, dtype: str, wide: Bytes | None) -> F32:
     values = data.view(_DTYPES[dtype])
     if dtype == "float32":
         return values
-    bits = np.empty(values.size, np.uint32) if wide is None else wide.view(np.uint32)
+    result: F32 = np.empty(values.size, np.float32) if wide is None else wide.view(np.float32)
     if dtype == "bfloat16":
-        widen(values, bits)
-        return bits.view(np.float32)
-    result = bits.view(np.float32)
-    result[:] = values
+        halves = result.view(np.uint16).reshape(-1, 2)  # a bfloat16 is the upper half of a float32, the second here
+        halves[:, 0] = 0
+        halves[:, 1] = values
+    else:
+        result[:] = values
     return result
 
 

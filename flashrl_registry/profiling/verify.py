@@ -20,10 +20,10 @@ from flashrl_registry.profiling.channels import mapped
 from flashrl_registry.profiling.facts import linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
 from flashrl_registry.profiling.layer import LARGEST_RESIDUAL
+from flashrl_registry.profiling.layout import F32
 from flashrl_registry.profiling.linear import Columns, Pair, read_linear
 from flashrl_registry.profiling.output import StoredVector
 from flashrl_registry.profiling.pair import CheckedPair, check_pair, open_pair
-from flashrl_registry.profiling.reader import F32
 from flashrl_registry.profiling.work import stored_vectors
 
 TOLERANCE = 0.03
@@ -78,7 +78,7 @@ def verify_profile(
     vectors = _open_sidecar(document, profile)
     checked = check_pair(reference, quantized, profile.scheme)
     replay = _Replay(profile, vectors, checked, tolerance)
-    with open_pair(checked) as pair:
+    with open_pair(checked, every_row=True) as pair:
         faults = [*replay.headers(), *replay.unquantized(pair)]
         with ThreadPoolExecutor(max(1, threads)) as pool:
             measured = list(pool.map(lambda name: replay.linear(pair, name), checked.linears))
