@@ -123,6 +123,10 @@ def sleep(work: Path, first: str, second: str) -> Iterator[Check]:
         asleep = bool(result) and "NotServableError" in str(result["awake"])
         healed = asleep and same(*(without_attention_scales(result[key]) for key in ("updated", "fresh")))
         yield f"sleep level 2 {config}", healed, ""
+        label = f"sleep level 1 {config}"
+        result = scenario(work, label, "sleep_level_1", config, graphs=False, model=first, updated=second)
+        kept = bool(result) and same(result["awake"], result["start"])
+        yield label, kept and same(result["updated"], result["fresh"]) and proven(result["updated"]), ""
 
 
 def staged(work: Path, first: str, second: str) -> Iterator[Check]:

@@ -37,7 +37,8 @@ def main() -> None:
     rest = [c for name, c in checks.items() if name.startswith(("faults", "sleep", "staged"))]
     groups = {
         "faults": "injected faults: refused to generate, then healed bit-equal",
-        "sleep": "sleep level 2: refused to generate until an update, then equal to a fresh engine",
+        "sleep level 1": "sleep level 1: the weights are kept; an update before the KV cache is awake equals a fresh engine",
+        "sleep level 2": "sleep level 2: refused to generate until an update, then equal to a fresh engine",
         "staged": "staged plan: the old weights serve while an update is on its way and after it failed",
     }
     print("\n| what else | passed |\n|---|---|")

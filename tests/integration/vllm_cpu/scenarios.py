@@ -384,6 +384,22 @@ def sleep_level_2(args: Result) -> Result:
     return result
 
 
+def sleep_level_1(args: Result) -> Result:
+    """Sleep level 1 keeps the weights in the processor's memory; an update may come while only they are awake."""
+    llm = engine(args["model"], enable_sleep_mode=True)
+    result: Result = {"start": observe(llm)}
+    llm.sleep(level=1)
+    llm.wake_up()
+    result["awake"] = observe(llm)
+    llm.sleep(level=1)
+    llm.wake_up(tags=["weights"])
+    send_one_by_one(llm, args["updated"])
+    llm.wake_up(tags=["kv_cache"])
+    result["updated"] = observe(llm)
+    result["fresh"] = observe(engine(args["updated"]))
+    return result
+
+
 def kernel_format(args: Result) -> Result:
     llm = engine(args["model"])
     try:
@@ -502,6 +518,7 @@ SCENARIOS = {
         prefix_cache,
         settings,
         sharded_state,
+        sleep_level_1,
         sleep_level_2,
         staged,
         subprocess_core,

@@ -74,6 +74,14 @@ def test_every_route_equals_a_fresh_engine(run_scenario, tiny, config, layers) -
             assert same(result[f"{route}_back"], start), f"{name}, {route}: does not restore the first weights"
 
 
+def test_merged_lora_adapters_arrive_as_full_weights(run_scenario, tiny, tmp_path) -> None:
+    ran = run_scenario("merged", "int8", script="lora.py", model=tiny(1), merged=tmp_path / "merged")
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert same(ran.result["updated"], ran.result["fresh"])
+    assert proven(ran.result["updated"], 21)
+    assert ran.result["updated"]["tokens"] != ran.result["start"]["tokens"], "the adapters must be visible"
+
+
 def test_experts_updated_by_any_route_equal_a_fresh_engine(run_scenario, tiny, compiled) -> None:
     """Experts stay bf16 here: vLLM has no int8 kernel for them on CPU, and the plan says so when asked."""
     first, second = tiny(1, moe=True), tiny(2, moe=True)
