@@ -42,7 +42,7 @@ AUTHOR = [
     f"flashrl-registry channel set hf://{NAME} stable 1.0.0",
 ]
 USER = [
-    f"flashrl-registry search --scheme int8 --model {MODEL} --store hub",
+    f"flashrl-registry search --scheme int8 --device cpu --model {MODEL} --store hub",
     f"flashrl-registry pull {NAME}@stable",
     f"flashrl-registry lock {NAME}@stable",
     "flashrl-registry lock --check",

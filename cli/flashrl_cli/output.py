@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -29,6 +29,28 @@ def result(data: Mapping[str, Any], text: str, *, as_json: bool, ok: bool = True
         _write(sys.stdout, json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False))
     elif text:
         _write(sys.stdout, text)
+
+
+def stream(
+    head: Mapping[str, Any], key: str, items: Iterable[Mapping[str, Any]], tail: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Print one JSON object whose list may be long, item by item as it is made.
+
+    Nothing is printed before the first item is there, so an error until then is an error like any other.
+
+    Args:
+        head: What is known at the beginning.
+        key: Name of the list.
+        items: Its items.
+        tail: What is known at the end, ``ok`` among it.
+    """
+    encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
+    before = encode({**head, key: []}).removesuffix("]}")
+    for item in items:
+        sys.stdout.write(before + encode(item))
+        before = ", "
+    sys.stdout.write(before if before != ", " else "")
+    _write(sys.stdout, "], " + encode(tail()).removeprefix("{"))
 
 
 def note(text: str) -> None:

@@ -3,6 +3,7 @@
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from flashrl_registry.compiler.devices import device_faults
 from flashrl_registry.compiler.dialect import dialect_of
 from flashrl_registry.compiler.engine_config import compressed_tensors_config, unquantized_linears
 from flashrl_registry.compiler.modules import shared_side
@@ -81,14 +82,7 @@ def _reasons_against(plan: Plan, environment: Environment) -> list[tuple[str, st
     if not SpecifierSet(plan.engine.vllm).contains(release, prereleases=True):
         reason = f"vLLM {environment.vllm} is not in the plan's range {plan.engine.vllm}"
         return [(reason, "install a vLLM in that range, or compile the plan with a wider engine.vllm")]
-    reasons = []
-    float8 = sorted({family.treatment for family in plan.tensors if family.treatment.startswith("fp8")})
-    if environment.device == "cpu" and float8:
-        reason = f"{', '.join(float8)} needs a GPU: vLLM's CPU build has no float8 matmul that finishes"
-        reasons.append((reason, "use int8, which vLLM runs on CPU, or a GPU of compute capability 8.9 or newer"))
-    if environment.device == "cpu" and any(f.treatment == "int8" and ".experts." in f.names for f in plan.tensors):
-        reason = "int8 experts need a GPU: vLLM's CPU build has no int8 kernel for them"
-        reasons.append((reason, "keep the experts in bf16 by a rule, or use a GPU"))
+    reasons = device_faults(((family.names, family.treatment) for family in plan.tensors), environment.device)
     if plan.engine.lm_head_dtype is not None and not dialect_of(environment.vllm).honours_head_dtype:
         reason = (
             f"vLLM {environment.vllm} ignores head_dtype, so lm_head_dtype {plan.engine.lm_head_dtype} would do nothing"

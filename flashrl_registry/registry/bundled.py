@@ -121,15 +121,18 @@ class BundledStore:
         """Every plan; what the index says of it.
 
         Args:
-            detailed: Also the architecture and the vLLM range, which are in the plans and take a second to read.
+            detailed: Also architecture, vLLM range and devices, which are in the plans and take a second to read.
         """
+        devices: tuple[str, ...] = ()
         for name, members in sorted(self._index.items()):
             for member, line in members.items():
                 architecture, vllm = "", ""
                 if detailed:
+                    from flashrl_registry.registry.index import facts_of
+
                     plan = read_document(self.root / line["path"] / PLAN_YAML, Plan)
-                    architecture, vllm = plan.base_model.architecture, plan.engine.vllm
+                    architecture, vllm, devices = facts_of([plan.model_dump(mode="json")])
                 yield Listed(
                     f"{name}:{member}", "", line["model"], architecture, (line["scheme"],), vllm, line["digest"],
-                    store=self.kind,
+                    store=self.kind, devices=devices,
                 )  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from flashrl_registry.compiler.devices import DEVICES
 from flashrl_registry.documents import canonical_scheme
 from flashrl_registry.errors import FlashRLError, InvalidRefError
 from flashrl_registry.registry.bundled import BundledStore
@@ -22,6 +23,7 @@ class Criteria:
         scheme: A scheme of its rules.
         architecture: The model's architecture.
         vllm: A vLLM release that it must be meant for.
+        device: A device that it must run on: ``cpu``, ``cuda`` or ``rocm``.
     """
 
     text: str | None = None
@@ -29,6 +31,7 @@ class Criteria:
     scheme: str | None = None
     architecture: str | None = None
     vllm: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.vllm is not None:
@@ -36,6 +39,14 @@ class Criteria:
                 Version(self.vllm)
             except InvalidVersion as exc:
                 raise InvalidRefError(f"'{self.vllm}' is not a vLLM release", hint="write one such as 0.32.0") from exc
+
+        if self.device is not None and self.device not in DEVICES:
+            raise InvalidRefError(f"'{self.device}' is not a device", hint=f"one of: {', '.join(DEVICES)}")
+
+    @property
+    def needs_plans(self) -> bool:
+        """Whether it asks for what only plans say, and listings do not."""
+        return bool(self.architecture or self.vllm or self.device)
 
     def fits(self, plan: Listed) -> bool:
         """Whether a line is what was asked for."""
@@ -45,6 +56,7 @@ class Criteria:
             and (self.scheme is None or (canonical_scheme(self.scheme) or self.scheme) in plan.schemes)
             and (self.architecture is None or self.architecture.lower() == plan.architecture.lower())
             and (self.vllm is None or _admits(plan.vllm, self.vllm))
+            and (self.device is None or self.device in plan.devices)
         )
 
     def tags(self) -> list[str]:
@@ -53,6 +65,7 @@ class Criteria:
         return [
             *([f"scheme:{scheme}"] if scheme else []),
             *([f"arch:{self.architecture}"] if self.architecture else []),
+            *([f"device:{self.device}"] if self.device else []),
             *([f"base_model:{self.model}"] if self.model and "/" in self.model else []),
         ]
 
@@ -60,10 +73,14 @@ class Criteria:
 def find(stores: Iterable[Store], criteria: Criteria) -> Iterator[Listed | FlashRLError]:
     """Plans that fit, store by store; an error for each that cannot be read."""
     for store in stores:
+        lines: Iterator[Listed | FlashRLError]
         if isinstance(store, BundledStore):
-            lines: Iterator[Listed | FlashRLError] = store.listing(
-                detailed=bool(criteria.architecture or criteria.vllm)
-            )
+            lines = store.listing(detailed=criteria.needs_plans)
+        elif store.kind == "url":
+            from flashrl_registry.registry.url import UrlStore
+
+            assert isinstance(store, UrlStore)
+            lines = store.listing(detailed=criteria.needs_plans)
         elif store.kind == "hub":
             from flashrl_registry.registry.hub import HubStore
 

@@ -3,6 +3,7 @@
 import re
 
 from flashrl_registry.compiler import checkpoint_bytes, tensor_bytes, weight_bytes
+from flashrl_registry.compiler.devices import devices_of
 from flashrl_registry.documents import History, Plan
 from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.yaml_writer import dump_text
@@ -20,11 +21,13 @@ def tags_of(published: Plan | HybridPlans, version: str) -> list[str]:
     """Tags by which the Hub finds a plan: ``list_models(filter=[...])`` takes all of them together."""
     plans = list(published.plans.values()) if isinstance(published, HybridPlans) else [published]
     plan, digest = plans[0], _digest(published)
+    devices = devices_of([[(family.names, family.treatment) for family in each.tensors] for each in plans])
     schemes = sorted({rule.shown_scheme().replace(" ", "_") for each in plans for rule in each.rules})
     return [
         TAG,
         "flashrl-schema-1",
         *(f"scheme:{scheme}" for scheme in schemes),
+        *(f"device:{device}" for device in devices),
         f"arch:{plan.base_model.architecture}",
         f"model:{plan.base_model.name}",
         f"vllm:{plan.engine.vllm}",

@@ -7,13 +7,13 @@ was made from has the same size and time. Without a writable folder everything w
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.documents import History, read_document
+from flashrl_registry.documents import History, Manifest, read_document
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.registry.bundle import PLAN_JSON
@@ -26,9 +26,10 @@ from flashrl_registry.registry.version import MANIFEST_JSON, read_manifest
 HISTORY_JSON = "history.json"
 
 _NOTHING_SAID = Standing()
-_LAYOUT = 1  # of the table; another one is made anew
-_READ = "SELECT version, stamp, model, architecture, schemes, vllm, digest, published_at FROM plans WHERE name = ?"
-_WRITE = "INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?)"
+_LAYOUT = 2  # of the table; another one is made anew
+_COLUMNS = "version, stamp, model, architecture, schemes, vllm, digest, published_at, devices"
+_READ = f"SELECT {_COLUMNS} FROM plans WHERE name = ?"  # noqa: S608 - a constant
+_WRITE = "INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?,?)"
 
 
 def indexed(root: Path, file_name: str) -> Iterator[Listed | FlashRLError]:
@@ -76,7 +77,7 @@ def _open(file: Path) -> sqlite3.Connection:
             if rows.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
                 rows.executescript(
                     "DROP TABLE IF EXISTS plans; CREATE TABLE plans (name TEXT, version TEXT, stamp TEXT, model TEXT, "
-                    "architecture TEXT, schemes TEXT, vllm TEXT, digest TEXT, published_at TEXT, "
+                    "architecture TEXT, schemes TEXT, vllm TEXT, digest TEXT, published_at TEXT, devices TEXT, "
                     f"PRIMARY KEY (name, version)) WITHOUT ROWID; PRAGMA user_version = {_LAYOUT};"
                 )
             else:
@@ -104,25 +105,27 @@ def _line(
     except OSError:
         stamp = ""
     if known is not None and stamp and known[0] == stamp:
-        _, model, architecture, schemes, vllm, digest, published_at = known
-        return Listed(name, version, model, architecture, tuple(schemes.split()), vllm, digest, published_at)
+        _, model, architecture, schemes, vllm, digest, published_at, devices = known
+        return Listed(
+            name, version, model, architecture, tuple(schemes.split()), vllm, digest, published_at,
+            devices=tuple(devices.split()),
+        )  # fmt: skip
     try:
         manifest = read_manifest(folder, name, version)
     except FlashRLError as exc:
         return exc
     try:
-        plan = next((entry.path for entry in manifest.files if entry.path.endswith(f"/{PLAN_JSON}")), PLAN_JSON)
-        architecture, vllm = facts_of(json.loads(read_text(folder / plan)))  # of a hybrid, its first member's
+        architecture, vllm, devices = facts_of([json.loads(read_text(folder / path)) for path in plans_in(manifest)])
     except FlashRLError as exc:
         return exc
     except (ValueError, KeyError, TypeError):  # the bytes were changed: the listing stands, reading the plan says so
-        architecture, vllm = "", ""
+        architecture, vllm, devices = "", "", ()
     line = Listed(
         name, version, manifest.base_model, architecture, tuple(s.replace(" ", "_") for s in manifest.schemes), vllm,
-        manifest.plan_digest, manifest.published_at,
+        manifest.plan_digest, manifest.published_at, devices=devices,
     )  # fmt: skip
     values = (name, version, stamp, line.model, architecture, " ".join(line.schemes), vllm, line.digest,
-              line.published_at)  # fmt: skip
+              line.published_at, " ".join(line.devices))  # fmt: skip
     try:
         rows.execute(_WRITE, values)
     except sqlite3.Error:  # read-only, or busy
@@ -130,9 +133,18 @@ def _line(
     return line
 
 
-def facts_of(plan: dict[str, Any]) -> tuple[str, str]:
-    """Architecture and vLLM range of a plan's data."""
-    return str(plan["base_model"]["architecture"]), str(plan["engine"]["vllm"])
+def plans_in(manifest: Manifest) -> list[str]:
+    """Paths of a version's plans: one, or those of a hybrid's members."""
+    return [entry.path for entry in manifest.files if entry.path.rpartition("/")[2] == PLAN_JSON]
+
+
+def facts_of(plans: Sequence[dict[str, Any]]) -> tuple[str, str, tuple[str, ...]]:
+    """Architecture, vLLM range and devices of a version's plans, from their data; the first speaks for the rest."""
+    from flashrl_registry.compiler.devices import devices_of
+
+    plan = plans[0]
+    treated = [[(str(family["names"]), str(family["treatment"])) for family in each["tensors"]] for each in plans]
+    return str(plan["base_model"]["architecture"]), str(plan["engine"]["vllm"]), devices_of(treated)
 
 
 def _standing(file: Path, name: str) -> Standing:

@@ -68,6 +68,7 @@ class Listed:
         published_at: UTC time, ISO 8601; empty where the store does not say.
         state: Channels that point at it, and what was said against it.
         store: The store's kind.
+        devices: Devices that it can run on; empty where the store does not say.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Listed:
     published_at: str = ""
     state: str = ""
     store: str = "local"
+    devices: tuple[str, ...] = ()
 
     @property
     def ref(self) -> str:

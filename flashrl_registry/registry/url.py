@@ -11,6 +11,7 @@ A file system that cannot create exclusively is read and never written: with it,
 they won.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -166,13 +167,17 @@ class UrlStore:
             context={"expected": expected, "actual": len(self.history(name).events)},
         )
 
-    def listing(self) -> Iterator[Listed | FlashRLError]:
-        """Every published version by name and version; an error for each that cannot be read."""
+    def listing(self, *, detailed: bool = False) -> Iterator[Listed | FlashRLError]:
+        """Every published version by name and version; an error for each that cannot be read.
+
+        Args:
+            detailed: Also architecture, vLLM range and devices, which are in the plans: one more object for each.
+        """
         for namespace in self._names("plans"):
             for leaf in self._names(f"plans/{namespace}"):
-                yield from self._listed(f"{namespace}/{leaf}")
+                yield from self._listed(f"{namespace}/{leaf}", detailed=detailed)
 
-    def _listed(self, name: str) -> Iterator[Listed | FlashRLError]:
+    def _listed(self, name: str, *, detailed: bool) -> Iterator[Listed | FlashRLError]:
         try:
             standing = standing_of(self.history(name))
         except FlashRLError as exc:
@@ -181,13 +186,22 @@ class UrlStore:
         for version in self.versions(name):
             try:
                 manifest = self._manifest(name, version)
+                architecture, vllm, devices = self._facts(manifest) if detailed else ("", "", ())
             except FlashRLError as exc:
                 yield exc
                 continue
             yield Listed(
-                name, version, manifest.base_model, "", tuple(manifest.schemes), "", manifest.plan_digest,
-                manifest.published_at, standing.state(version), self.kind,
+                name, version, manifest.base_model, architecture, tuple(s.replace(" ", "_") for s in manifest.schemes),
+                vllm, manifest.plan_digest, manifest.published_at, standing.state(version), self.kind, devices,
             )  # fmt: skip
+
+    def _facts(self, manifest: Manifest) -> tuple[str, str, tuple[str, ...]]:
+        """What a version's plans say; their bytes are compared with the manifest."""
+        from flashrl_registry.registry.index import facts_of, plans_in
+
+        paths = plans_in(manifest)
+        folder = self._materialized(manifest, paths)
+        return facts_of([json.loads((folder / path).read_bytes()) for path in paths])
 
     def _manifest(self, name: str, version: str) -> Manifest:
         path = f"plans/{name}/versions/{version}.json"

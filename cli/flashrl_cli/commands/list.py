@@ -1,7 +1,7 @@
 """``flashrl-registry list``: what a store holds."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,47 +41,58 @@ def print_listed(
     Raises:
         typer.Exit: Something could not be read.
     """
-    from flashrl_registry.errors import FlashRLError
-
-    found: list[Listed] = []
     damaged: list[FlashRLError] = []
-    for line in lines:
-        if isinstance(line, FlashRLError):
-            damaged.append(line)
-        else:
-            found.append(line)
-    rows = [
-        (line.ref, line.model, ",".join(line.schemes), line.digest[:19], line.published_at, line.state)
-        for line in found
-    ]
-    header = ("PLAN", "MODEL", "SCHEMES", "DIGEST", "PUBLISHED", "STATE")
-    output.result(
-        {
-            **data,
-            "plans": [
-                {
-                    "ref": line.ref,
-                    "name": line.name,
-                    "version": line.version,
-                    "model": line.model,
-                    "architecture": line.architecture,
-                    "schemes": line.schemes,
-                    "vllm": line.vllm,
-                    "digest": line.digest,
-                    "published_at": line.published_at,
-                    "state": line.state,
-                    "store": line.store,
-                }
-                for line in found
-            ],
-            "damaged": [output.error_data(error) for error in damaged],
-        },
-        output.table(header, rows) if rows else nothing,
-        as_json=as_json,
-        ok=not damaged,
-    )
-    if not as_json:
+    found = _sound(lines, damaged)
+    if as_json:
+        # Written as it is read: ten thousand plans take no more memory than ten.
+        output.stream(data, "plans", (_data(line) for line in found), lambda: _tail(damaged))
+    else:
+        rows = [
+            (line.ref, line.model, ",".join(line.schemes), line.digest[:19], line.published_at, line.state)
+            for line in found
+        ]
+        header = ("PLAN", "MODEL", "SCHEMES", "DIGEST", "PUBLISHED", "STATE")
+        output.result({}, output.table(header, rows) if rows else nothing, as_json=False)
         for error in damaged:
             output.note(f"error: {error}")
     if damaged:
         raise typer.Exit(1)
+
+
+def _sound(lines: "Iterable[Listed | FlashRLError]", damaged: "list[FlashRLError]") -> "Iterator[Listed]":
+    """Lines that could be read; the errors of the others go into ``damaged``, one that ends the listing too."""
+    from flashrl_registry.errors import FlashRLError
+
+    first = True
+    try:
+        for line in lines:
+            if isinstance(line, FlashRLError):
+                damaged.append(line)
+            else:
+                first = False
+                yield line
+    except FlashRLError as exc:
+        if first:
+            raise
+        damaged.append(exc)
+
+
+def _data(line: "Listed") -> dict[str, object]:
+    return {
+        "ref": line.ref,
+        "name": line.name,
+        "version": line.version,
+        "model": line.model,
+        "architecture": line.architecture,
+        "schemes": line.schemes,
+        "vllm": line.vllm,
+        "devices": line.devices,
+        "digest": line.digest,
+        "published_at": line.published_at,
+        "state": line.state,
+        "store": line.store,
+    }
+
+
+def _tail(damaged: "list[FlashRLError]") -> dict[str, object]:
+    return {"damaged": [output.error_data(error) for error in damaged], "ok": not damaged}

@@ -17,15 +17,18 @@ def search(  # noqa: PLR0917 - typer passes by name
     scheme: Annotated[str | None, typer.Option("--scheme", help="Scheme of a rule, such as int8.")] = None,
     architecture: Annotated[str | None, typer.Option("--arch", help="Architecture in the model's config.json.")] = None,
     vllm: Annotated[str | None, typer.Option("--vllm", help="vLLM release that the plan must be meant for.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or rocm: where the plan runs.")] = None,
     store: StoreAddress = None,
     as_json: Json = False,
 ) -> None:
     """Search the local registry, the bundled plans and shared stores; a Hub with --store hub."""
     from flashrl_registry.registry.finding import Criteria, find
 
-    criteria = Criteria(text, model, scheme, architecture, vllm)
+    criteria = Criteria(text, model, scheme, architecture, vllm, device)
     stores = [open_store(store)] if store else list(open_chain().listing_stores())
-    with output.waiting("searching", enabled=not as_json):
-        found = list(find(stores, criteria))
+    found = find(stores, criteria)
+    if not as_json:
+        with output.waiting("searching"):
+            found = iter(list(found))
     places = ", ".join(opened.place for opened in stores)
     print_listed(found, {"stores": [opened.place for opened in stores]}, f"nothing in {places}", as_json=as_json)

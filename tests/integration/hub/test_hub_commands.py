@@ -76,6 +76,12 @@ def test_push_search_pull_lock_and_run_from_the_lock_on_another_machine_offline(
         user("search", "--scheme", "int8", "--model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--store", "hub", "--json")
     )
     assert [plan["ref"] for plan in found.json["plans"]] == [f"{NAME}@1.0.0"]
+    by_device = {
+        device: len(ok(user("search", "--device", device, "--store", "hub", "--json")).json["plans"])
+        for device in ("cpu", "cuda", "rocm")
+    }
+    assert by_device == {"cpu": 1, "cuda": 1, "rocm": 1}
+    assert "device:cpu" in hub.read(NAME, "main", "README.md").decode()
 
     digest = ok(user("pull", f"{NAME}@stable", "-o", "plan", "--json", machine="two")).json["digest"]
     assert (tmp_path / "two" / "plan" / "plan.yaml").read_text() == (PLAN / "plan.yaml").read_text()
