@@ -231,7 +231,7 @@ def _histories(store: Store, name: str, bundle: Bundle) -> Iterator[History]:
 
 
 def _signature(manifest: Manifest, key: Path, passphrase: str | None) -> str:
-    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, _library(), _reading(key, "private"):
+    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, _library():
         from model_signing import signing
 
         module: Any = signing
