@@ -160,7 +160,8 @@ def _compressed(name: str, entry: dict[str, Any]) -> tuple[Format | None, list[s
     parsed = {key: _group(f"config_groups.{key}", scheme) for key, scheme in groups.items()}
     faults += [fault for _, _, group_faults in parsed.values() for fault in group_faults]
     for position, key in enumerate(("weights", "input_activations")):
-        if len({group[position] for group in parsed.values()}) > 1:
+        first, *others = (group[position] for group in parsed.values())
+        if any(other != first for other in others):
             faults.append(f"config_groups disagree on {key}")
     weights, activations, _ = next(iter(parsed.values()))
     if faults or weights is None:
