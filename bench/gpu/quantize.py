@@ -118,7 +118,7 @@ def milliseconds(ways: dict[str, Run], repetitions: int) -> dict[str, float]:
         for name, run in ways.items():
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             torch.cuda.synchronize()
-            torch.cuda._sleep(400_000)  # the host gets ahead, so no launch is waited for
+            torch.cuda._sleep(2_000_000)  # a millisecond in which the host gets ahead, so that no launch is waited for
             begin.record()
             run()
             end.record()

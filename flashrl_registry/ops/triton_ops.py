@@ -4,16 +4,21 @@ Each function does what the one of the same name beside this file does, to the b
 of a whole matrix must be known first. None waits for the device and none makes a temporary of the weight's size.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from flashrl_registry.ops import triton_kernels as kernels
 from flashrl_registry.ops.float8 import BLOCK
+from flashrl_registry.ops.triton_launch import launch
 
+INT8, FP8, FP8_NATIVE = (int(kind.value) for kind in (kernels.INT8, kernels.FP8, kernels.FP8_NATIVE))
+GIVEN, ROW_PEAKS, MATRIX_PEAKS = (int(by.value) for by in (kernels.GIVEN, kernels.ROW_PEAKS, kernels.MATRIX_PEAKS))
+
+# Sizes were measured on an H100, see bench/gpu.
 ROW_ON_CHIP = 16384
 """Columns of a row that is held in registers; a longer one is read again from cache."""
 _TILE_ELEMENTS = 4096
@@ -24,10 +29,7 @@ _THREAD_ELEMENTS = 80
 """As many float32 numbers as leave a thread's registers for the arithmetic."""
 _FEWEST_WARPS = 2
 """Triton 3.6 mixes up columns between threads in some kernels of one warp (two pieces of 64 and 16 columns)."""
-_EXACT = {"enable_fp_fusion": False}
-"""A product that is rounded before it is added to something stays so."""
-
-# Sizes below were measured on an H100, see bench/gpu.
+_INVERTED: Any = WeakIdKeyDictionary()
 
 
 def quantize_int8(
@@ -43,10 +45,10 @@ def quantize_int8(
     job = _Job(weight, torch.int8, (*weight.shape[:-1], 1), finite, out)
     job.smooth(inv_rows, inv_columns)
     if scale is None:
-        job.by_row(kernels.INT8)
+        job.by_row(INT8)
     else:
         given = scale.to(weight.device, torch.float32).reshape(job.scales.shape).contiguous()
-        job.tiles(kernels.INT8, kernels.GIVEN, scales=given)
+        job.tiles(INT8, GIVEN, scales=given)
         if out is None:
             return job.codes, given
         job.scales.copy_(given)
@@ -68,7 +70,7 @@ def quantize_fp8_tensor(
     """See :func:`flashrl_registry.ops.quantize_fp8_tensor`."""
     job = _Job(weight, torch.float8_e4m3fn, (*weight.shape[:-2], 1), finite, out)
     peaks = job.peaks(by_row=False)
-    job.tiles(_fp8(weight.device), kernels.MATRIX_PEAKS, peaks=peaks)
+    job.tiles(_fp8(weight.device), MATRIX_PEAKS, peaks=peaks)
     return job.codes, job.scales
 
 
@@ -109,12 +111,16 @@ def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tens
     sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device)
     block = min(1024, _power_above(num_units))
     per_program = max(1, 1024 // block)
-    with _on(matrix.device):
-        kernels.fingerprints_kernel[(-(-rows // per_program), chunks)](
-            units, sums_RCH, _flag(finite), rows, num_units, stride // unit, first_chunk,
-            -(-width // chunks // 8), high, exponent or 0,
-            UNIT_BYTES=unit, ROWS=per_program, UNITS=block, num_warps=4, **_EXACT,
-        )  # fmt: skip
+    half_words = -(-width // chunks // 8)
+    sizes = (rows, num_units, stride // unit, first_chunk, half_words)
+    arguments = (units, sums_RCH, _flag(finite), *sizes, high, exponent or 0)
+    launch(
+        kernels.fingerprints_kernel,
+        (-(-rows // per_program), chunks),
+        arguments,
+        {"UNIT_BYTES": unit, "ROWS": per_program, "UNITS": block},
+        4,
+    )
     return sums_RCH.view(torch.int64).squeeze(2)
 
 
@@ -137,16 +143,17 @@ class _Job:
         finite: Tensor | None,
         out: tuple[Tensor, Tensor] | None,
     ) -> None:
-        self.weight = weight_MOI = _stack(weight)
+        device = weight.device
         if out is None:
-            self.codes = torch.empty(weight.shape, dtype=dtype, device=weight_MOI.device)
-            self.scales = torch.empty(scale_shape, dtype=torch.float32, device=weight_MOI.device)
+            self.codes = torch.empty(weight.shape, dtype=dtype, device=device)
+            self.scales = torch.empty(scale_shape, dtype=torch.float32, device=device)
         else:
             self.codes, self.scales = out
-        self.num_matrices, self.num_rows, self.num_columns = weight_MOI.shape
-        stored_MOI = _stack(self.codes.view(torch.int8 if dtype == torch.int8 else torch.uint8))
-        self._weights = (weight_MOI, stored_MOI)
-        self._strides = (*weight_MOI.stride(), *stored_MOI.stride())
+        self._weight = weight
+        self._stored = self.codes if dtype == torch.int8 else self.codes.view(torch.uint8)
+        self._strides = (*_strides(weight), *_strides(self.codes))
+        self.num_matrices = weight.shape[0] if weight.dim() == 3 else 1
+        self.num_rows, self.num_columns = weight.shape[-2:]
         self._finite = _flag(finite)
         self._rows: Tensor | None = None
         self._columns: Tensor | None = None
@@ -154,87 +161,74 @@ class _Job:
 
     def smooth(self, inv_rows: Tensor | None, inv_columns: Tensor | None) -> None:
         """Take the smoothing factors: one vector for all matrices, or one for each."""
-        device = self.weight.device
+        device = self._weight.device
         if inv_rows is not None:
             self._rows = inv_rows.to(device, torch.float32).contiguous()
         if inv_columns is not None:
-            self._columns = (1.0 / inv_columns.to(device, torch.float32)).contiguous()
+            self._columns = _inverted(inv_columns, device)
         self._factor_strides = (
             self.num_rows if self._rows is not None and self._rows.dim() > 1 else 0,
             self.num_columns if self._columns is not None and self._columns.dim() > 1 else 0,
         )
 
-    def by_row(self, kind: Any) -> None:
+    def by_row(self, kind: int) -> None:
         """One absmax scale for each row."""
         few_long = self.num_columns > ROW_ON_CHIP and self.num_matrices * self.num_rows < _FEW_ROWS
         if self._turned() or few_long:
-            self.tiles(kind, kernels.ROW_PEAKS, peaks=self.peaks(by_row=True))
+            self.tiles(kind, ROW_PEAKS, peaks=self.peaks(by_row=True))
             return
-        weight, stored = self._weights
-        given = (weight, stored, self.scales, self._finite, self._rows, self._columns, self.num_rows, self.num_columns)
-        strides = (*self._strides, *self._factor_strides)
-        with _on(weight.device):
-            if self.num_columns > ROW_ON_CHIP:
-                columns = self._long_row_columns()
-                kernels.long_rows_kernel[(self.num_rows, self.num_matrices)](
-                    *given, *strides, KIND=kind, COLUMNS=columns, num_warps=columns // 512, **_EXACT
-                )
-                return
-            first, second = row_pieces(self.num_columns)
-            rows = min(max(1, _TILE_ELEMENTS // (first + second)), _power_above(self.num_rows))
-            warps = _power_above(-(-rows * (first + second) // (32 * _THREAD_ELEMENTS)))
-            kernels.rows_kernel[(-(-self.num_rows // rows), self.num_matrices)](
-                *given,
-                *strides,
-                KIND=kind,
-                ROWS=rows,
-                FIRST=first,
-                SECOND=second,
-                num_warps=max(_FEWEST_WARPS, warps),
-                **_EXACT,
-            )
+        arguments = (self._weight, self._stored, self.scales, *self._common(), *self._strides, *self._factor_strides)
+        if self.num_columns > ROW_ON_CHIP:
+            columns = self._long_row_columns()
+            grid = self.num_rows, self.num_matrices
+            launch(kernels.long_rows_kernel, grid, arguments, {"KIND": kind, "COLUMNS": columns}, columns // 512)
+            return
+        first, second = row_pieces(self.num_columns)
+        rows = min(max(1, _TILE_ELEMENTS // (first + second)), _power_above(self.num_rows))
+        warps = max(_FEWEST_WARPS, _power_above(-(-rows * (first + second) // (32 * _THREAD_ELEMENTS))))
+        constants = {"KIND": kind, "ROWS": rows, "FIRST": first, "SECOND": second}
+        launch(kernels.rows_kernel, (-(-self.num_rows // rows), self.num_matrices), arguments, constants, warps)
 
     def peaks(self, *, by_row: bool) -> Tensor:
         """Bits of the largest magnitudes, of each row or of each matrix."""
         shape = (self.num_matrices, self.num_rows) if by_row else (self.num_matrices,)
-        peaks = torch.zeros(shape, dtype=torch.int32, device=self.weight.device)
+        peaks = torch.zeros(shape, dtype=torch.int32, device=self._weight.device)
         rows, columns = self._tile(1024)
         row_tiles, column_tiles = -(-self.num_rows // rows), -(-self.num_columns // columns)
         splits = min(column_tiles, max(1, _PEAK_PROGRAMS // (row_tiles * self.num_matrices)))
-        with _on(self.weight.device):
-            kernels.peaks_kernel[(row_tiles * splits, self.num_matrices)](
-                self.weight, peaks, self._rows, self._columns, self.num_rows, self.num_columns,
-                *self._strides[:3], *self._factor_strides, row_tiles, splits,
-                BY_ROW=by_row, ROWS=rows, COLUMNS=columns, num_warps=4, **_EXACT,
-            )  # fmt: skip
+        arguments = (
+            self._weight, peaks, *self._common()[1:], *self._strides[:3], *self._factor_strides, row_tiles, splits
+        )  # fmt: skip
+        constants = {"BY_ROW": by_row, "ROWS": rows, "COLUMNS": columns}
+        launch(kernels.peaks_kernel, (row_tiles * splits, self.num_matrices), arguments, constants, 4)
         return peaks
 
-    def tiles(self, kind: Any, source: Any, *, scales: Tensor | None = None, peaks: Tensor | None = None) -> None:
+    def tiles(self, kind: int, source: int, *, scales: Tensor | None = None, peaks: Tensor | None = None) -> None:
         """Quantize by scales that are given, or that follow from peaks."""
         rows, columns = self._tile(256)
         column_tiles = -(-self.num_columns // columns)
-        weight, stored = self._weights
-        with _on(weight.device):
-            kernels.tiles_kernel[(-(-self.num_rows // rows) * column_tiles, self.num_matrices)](
-                weight, stored, self.scales if scales is None else scales, peaks,
-                self._finite, self._rows, self._columns, self.num_rows, self.num_columns,
-                *self._strides, *self._factor_strides, column_tiles,
-                KIND=kind, SCALES=source, BACKWARDS=peaks is not None, ROWS=rows, COLUMNS=columns,
-                num_warps=4, **_EXACT,
-            )  # fmt: skip
+        grid = -(-self.num_rows // rows) * column_tiles, self.num_matrices
+        scales = self.scales if scales is None else scales
+        arguments = (
+            self._weight, self._stored, scales, peaks, *self._common(), *self._strides, *self._factor_strides,
+            column_tiles,
+        )  # fmt: skip
+        constants = {"KIND": kind, "SCALES": source, "BACKWARDS": peaks is not None, "ROWS": rows, "COLUMNS": columns}
+        launch(kernels.tiles_kernel, grid, arguments, constants, 4)
 
-    def blocks(self, kind: Any) -> None:
+    def blocks(self, kind: int) -> None:
         """One absmax scale for each block."""
-        weight, stored = self._weights
-        with _on(weight.device):
-            kernels.blocks_kernel[(self.num_rows // BLOCK * (self.num_columns // BLOCK), self.num_matrices)](
-                weight, stored, self.scales, self._finite, self.num_rows, self.num_columns, *self._strides,
-                KIND=kind, BLOCK=BLOCK, num_warps=8, **_EXACT,
-            )  # fmt: skip
+        grid = self.num_rows // BLOCK * (self.num_columns // BLOCK), self.num_matrices
+        sizes = (self._finite, self.num_rows, self.num_columns)
+        arguments = (self._weight, self._stored, self.scales, *sizes, *self._strides)
+        launch(kernels.blocks_kernel, grid, arguments, {"KIND": kind, "BLOCK": BLOCK}, 8)
+
+    def _common(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, int]:
+        return self._finite, self._rows, self._columns, self.num_rows, self.num_columns
 
     def _turned(self) -> bool:
         """Neighbours in memory are those of a column."""
-        return bool(self.num_rows > 1 and self.weight.stride(1) < self.weight.stride(2))
+        return self.num_rows > 1 and self._strides[1] < self._strides[2]
 
     def _tile(self, most_columns: int) -> tuple[int, int]:
         if self._turned():
@@ -257,8 +251,20 @@ def row_pieces(num_columns: int) -> tuple[int, int]:
     return whole // 2, max(128, _power_above(num_columns - whole // 2))
 
 
-def _stack(matrix: Tensor) -> Tensor:
-    return matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+def _strides(tensor: Tensor) -> tuple[int, int, int]:
+    """Of matrix, row and column."""
+    strides = tensor.stride()
+    return (0, strides[0], strides[1]) if len(strides) == 2 else (strides[0], strides[1], strides[2])
+
+
+def _inverted(factor: Tensor, device: torch.device) -> Tensor:
+    """``1 / factor``, kept for as long as the factor lives: a plan's factors are those of every update."""
+    version = None if factor.is_inference() else factor._version
+    kept = _INVERTED.get(factor)
+    if kept is None or kept[0] != version or version is None or kept[1].device != device:
+        kept = version, factor.to(device, torch.float32).reciprocal().contiguous()
+        _INVERTED[factor] = kept
+    return kept[1]
 
 
 def _flag(finite: Tensor | None) -> Tensor | None:
@@ -269,13 +275,8 @@ def _power_above(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which may be another one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 @lru_cache(maxsize=16)
-def _fp8(device: torch.device) -> Any:
+def _fp8(device: torch.device) -> int:
     if device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9):
-        return kernels.FP8_NATIVE
-    return kernels.FP8
+        return FP8_NATIVE
+    return FP8
