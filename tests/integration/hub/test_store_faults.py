@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from git_server import Account, Fault, GitHub, serve_git
 
 from flashrl_registry.compiler import compile_plan, preset_rules
-from flashrl_registry.documents import History, Inventory, Plan
+from flashrl_registry.documents import Evidence, History, Inventory, Plan
 from flashrl_registry.documents.io import parse_document
 from flashrl_registry.documents.tensors import TensorSpec
 from flashrl_registry.errors import FlashRLError
-from flashrl_registry.registry import NamedRef, PlanBundle, read_bundle, write_bundle
+from flashrl_registry.registry import Chain, NamedRef, PlanBundle, read_bundle, write_bundle
 from flashrl_registry.registry.channels import move_channel
+from flashrl_registry.registry.evidence import add_evidence
 from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_client import HubClient
+from flashrl_registry.registry.signing import open_signer
 from flashrl_registry.registry.standing import standing_of
+from flashrl_registry.registry.trust import Trust
 
 pytestmark = pytest.mark.hub
 
@@ -93,6 +98,34 @@ def push(world: World) -> str:
         return "published once; its tag is missing, and said to be"
     assert tag is not None
     return "published once"
+
+
+def push_signed(world: World) -> str:
+    """Publish 2.0.0 with a signature."""
+    key = world.cache.with_name("key.pem")
+    private = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = world.cache.with_name("key.pub")
+    public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    signer, store = open_signer(key), world.store()
+    store.publish(world.plans[1], world.repo, "2.0.0", signer=signer)
+    world.hub.plan = []
+    assert [event.key for event in world.history().events if event.kind == "sign"] == [signer.fingerprint]
+    trust = Trust((("team/*", (public,)),))
+    got = Chain([], lambda _: world.store(), trust=lambda: trust).get(NamedRef(world.repo, "2.0.0"))
+    assert (got.plan, got.signed_by) == (world.plans[1].plan, (signer.fingerprint,))
+    return "published and signed once"
+
+
+def measure(world: World) -> str:
+    """Put evidence beside 1.0.0."""
+    document = Evidence(
+        schema_version="flashrl.evidence/v1", plan_digest=world.plans[0].digest, created_at="2026-11-24T10:00:00Z",
+        what="note", device="a toy", versions={"vllm": "0.32.0"}, method="looked at",
+    )  # fmt: skip
+    add_evidence(world.store(), NamedRef(world.repo, "1.0.0"), [document])
+    assert [event.evidence for event in world.history().events if event.kind == "evidence"] == [document]
+    return "added once"
 
 
 def propose(world: World) -> str:
@@ -271,11 +304,21 @@ CASES: dict[Callable[[World], str], list[Case]] = {
         Case("somebody moves the channel meanwhile", during=move_elsewhere),
         Case("the account may only read", before=read_only),
     ],
+    push_signed: [
+        *faults(COMMIT, "POST", "commit", "503 503! cut! lost lost! after"),
+        Case("somebody publishes another plan as this version meanwhile", during=take_version),
+    ],
+    measure: [
+        *faults(COMMIT, "POST", "commit", "503 cut! lost lost! after"),
+        Case("somebody publishes another version meanwhile", during=take_next),
+        Case("the account may only read", before=read_only),
+    ],
     search: [*faults(r"/api/models\?", "GET", "list of models", "503 503! cut half!")],
 }
 TITLES = {
     push: "Push", propose: "Proposal", pull: "Pull without a cache",
     resolve: "A channel that moved, with its older meaning cached", move: "Channel move", search: "Search",
+    push_signed: "Push with a signature", measure: "Evidence",
 }  # fmt: skip
 SEEN: dict[str, dict[str, str]] = {}
 
