@@ -30,9 +30,9 @@ SCHEMA_BASE_URL = "https://github.com/flashrl-registry/flashrl-registry/raw/main
 class Frozen(BaseModel):
     """A part of a document."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    # Every process of an engine imports this, so a model is built when it is first used, and the texts below its
+    # fields are read for schemas only: both together cost as much as all other imports.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Document(Frozen):

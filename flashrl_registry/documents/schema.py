@@ -4,9 +4,15 @@ The files are generated, committed and compared with the models by a test; a rel
 within keywords that editors support: no ``prefixItems``, ``unevaluatedProperties`` or ``$dynamicRef``.
 """
 
+import ast
+import inspect
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import ModelSchema
 
 from flashrl_registry.documents._base import EDITOR_KEY, Document
 from flashrl_registry.documents.io import write_atomically
@@ -20,11 +26,37 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def json_schema(model: type[Document]) -> dict[str, Any]:
     """The JSON Schema of a document class, as plain data."""
-    generated = model.model_json_schema()
+    generated = model.model_json_schema(schema_generator=_WithFieldTexts)
     body = {key: _clean(value) for key, value in generated.items()}
     head = {"$schema": DIALECT, "$id": model.schema_url(), "title": f"flashrl {model.KIND} v{model.MAJOR}"}
     schema = _require_constants({**head, **{key: value for key, value in body.items() if key != "title"}})
     return _admit_extensions(schema)
+
+
+class _WithFieldTexts(GenerateJsonSchema):
+    """The string below a field in the source is its description."""
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        generated = super().model_schema(schema)
+        for name, text in _field_texts(schema["cls"]).items():
+            if name in generated.get("properties", {}):
+                generated["properties"][name].setdefault("description", text)
+        return generated
+
+
+def _field_texts(model: type) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if not cls.__module__.startswith(__package__):
+            continue
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                texts.pop(field.target.id, None)  # a field that is declared again has its own text, or none
+                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                    texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return texts
 
 
 def schema_text(model: type[Document]) -> str:
