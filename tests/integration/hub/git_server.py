@@ -387,6 +387,15 @@ class _GitHandler(_Handler):
             {"type": "file", "oid": oid, "size": size, "path": path} for path, (oid, size) in sorted(entries.items())
         ])  # fmt: skip
 
+    def paths_info(self, repo: str, rev: str) -> None:
+        self._readable(repo)
+        entries = self.hub.tree(repo, self.hub.commit_of(repo, rev))
+        wanted = parse_qs(self._body.decode()).get("paths", [])
+        self._json([
+            {"type": "file", "oid": entries[path][0], "size": entries[path][1], "path": path}
+            for path in wanted if path in entries
+        ])  # fmt: skip
+
     def list_commits(self, repo: str, rev: str) -> None:
         self._readable(repo)
         out = self.hub.git(repo, "log", "--format=%H%x09%s", self.hub.commit_of(repo, rev))
@@ -472,7 +481,8 @@ _ROUTES = [
     ("POST", r"/api/validate-yaml", _GitHandler.validate),
     ("GET", r"/api/models", _GitHandler.search),
     ("GET", _REPO + r"/refs", _GitHandler.list_refs),
-    ("GET", _REPO + r"/tree/(?P<rev>[^/]+)", _GitHandler.list_tree),
+    ("GET", _REPO + r"/tree/(?P<rev>[^/]+)/?", _GitHandler.list_tree),
+    ("POST", _REPO + r"/paths-info/(?P<rev>[^/]+)", _GitHandler.paths_info),
     ("GET", _REPO + r"/commits/(?P<rev>[^/]+)", _GitHandler.list_commits),
     ("POST", _REPO + r"/preupload/(?P<rev>[^/]+)", _GitHandler.preupload),
     ("POST", _REPO + r"/commit/(?P<rev>[^/]+)", _GitHandler.commit),
