@@ -98,8 +98,8 @@ def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tens
     """
     rows, width = matrix.shape[0], matrix.shape[1] * matrix.element_size()
     stride = matrix.stride(0) * matrix.element_size()
-    sizes = (width // chunks, stride, matrix.data_ptr(), matrix.storage_offset() * matrix.element_size())
-    unit = next(size for size in (4, 2, 1) if all(value % size == 0 for value in sizes))
+    places = (width // chunks, stride, matrix.data_ptr(), matrix.storage_offset() * matrix.element_size())
+    unit = next(size for size in (4, 2, 1) if all(place % size == 0 for place in places))
     units = matrix.view({4: torch.int32, 2: torch.int16, 1: torch.uint8}[unit])
     num_units = width // chunks // unit
     exponent = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000}.get(matrix.dtype)
