@@ -40,7 +40,7 @@ $(CACHE)/olah/.ready:
 
 test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready $(CACHE)/olah/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl)"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl or live)"
 
 $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 	$(BIN)/python -m pip install --quiet -r examples/trl_grpo/requirements.txt

@@ -148,6 +148,8 @@ class HubClient:
 
     def sizes(self, repo: str, commit: str) -> dict[str, int]:
         """Every file at a commit and its size."""
+        if (known := self._sizes.get((repo, commit))) is not None:
+            return known
         sizes: dict[str, int] = {}
         for entry in self.patiently(
             repo, lambda: list(self._api.list_repo_tree(repo, recursive=True, revision=commit))

@@ -37,12 +37,13 @@ class Faults:
 
 @dataclass(frozen=True)
 class Request:
-    """One request that arrived, and how many bytes of body were sent for it."""
+    """One request that arrived, how many bytes of body were sent for it, and with which status."""
 
     method: str
     path: str
     range: str | None
     sent_bytes: int
+    status: int
 
 
 class HubError(Exception):
@@ -169,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         sent = 0 if self.command == "HEAD" else len(body)
-        self.hub.requests.append(Request(self.command, self.path, self.headers.get("Range"), sent))
+        self.hub.requests.append(Request(self.command, self.path, self.headers.get("Range"), sent, status))
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
