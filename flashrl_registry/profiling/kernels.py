@@ -31,6 +31,13 @@ _HALF_NORMAL, _HALF_STEPS = np.float32(2.0**-14), np.float32(2.0**24)
 
 
 @njit(nogil=True, cache=True)
+def widen(bfloat16, bits):
+    """bfloat16 to the bits of float32."""
+    for i in range(bfloat16.size):
+        bits[i] = np.uint32(bfloat16[i]) << np.uint32(16)
+
+
+@njit(nogil=True, cache=True)
 def mark_used(codes_RI, used_I):
     """Or the bits of every code of a column into ``used``; codes and result are uint8."""
     for row in range(codes_RI.shape[0]):

@@ -126,6 +126,9 @@ def open_pair(checked: CheckedPair, *, every_row: bool) -> Iterator[Pair]:
     """Both checkpoints, ready to be read."""
     ours, theirs = checked.reference, checked.quantized
     num_codes = sum(theirs.index.locations[name].num_bytes for name in checked.linears)
-    compiled = every_row or num_codes >= COMPILED_FROM or checked.form.code_dtype != "int8"
-    with TensorReader(ours.index, ours.files) as first, TensorReader(theirs.index, theirs.files) as second:
-        yield Pair(first, second, checked.form, loops(compiled=compiled))
+    inner = loops(compiled=every_row or num_codes >= COMPILED_FROM or checked.form.code_dtype != "int8")
+    with (
+        TensorReader(ours.index, inner, ours.files) as first,
+        TensorReader(theirs.index, inner, theirs.files) as second,
+    ):
+        yield Pair(first, second, checked.form, inner)

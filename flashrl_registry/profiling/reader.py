@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,11 +92,13 @@ class TensorReader:
 
     Args:
         index: The checkpoint's headers.
+        loops: The inner loops; see ``layout.py``.
         files: Where its bytes are; local files by default.
     """
 
-    def __init__(self, index: CheckpointIndex, files: "Files | HubFiles | None" = None) -> None:
+    def __init__(self, index: CheckpointIndex, loops: Any, files: "Files | HubFiles | None" = None) -> None:
         self.index = index
+        self._widen = loops.widen
         self.is_remote = files is not None
         self._files: Files = files or LocalFiles()
         self._scratch = _Scratch()
@@ -125,7 +127,7 @@ class TensorReader:
         data: Bytes = np.empty(self.index.locations[name].num_bytes, np.uint8)
         self._read(name, 0, data)
         if spec.dtype in _DTYPES:
-            return _as_float32(data, spec.dtype, None).reshape(spec.shape)
+            return _as_float32(data, spec.dtype, None, self._widen).reshape(spec.shape)
         return data.view(spec.dtype).reshape(spec.shape)
 
     def floats(self, name: str, start: int, stop: int, *, purpose: str = "weight") -> F32:
@@ -142,7 +144,7 @@ class TensorReader:
         wide = (
             None if spec.dtype == "float32" else self._scratch.take(purpose + ".wide", _elements(data, spec.dtype) * 4)
         )
-        return _as_float32(data, spec.dtype, wide).reshape(stop - start, -1)
+        return _as_float32(data, spec.dtype, wide, self._widen).reshape(stop - start, -1)
 
     def codes(self, name: str, start: int, stop: int, *, purpose: str = "codes") -> Bytes:
         """Rows of one-byte codes, as :meth:`floats`."""
@@ -177,15 +179,13 @@ def _elements(data: Bytes, dtype: str) -> int:
     return int(data.size // np.dtype(_DTYPES[dtype]).itemsize)
 
 
-def _as_float32(data: Bytes, dtype: str, wide: Bytes | None) -> F32:
+def _as_float32(data: Bytes, dtype: str, wide: Bytes | None, widen: Any) -> F32:
     values = data.view(_DTYPES[dtype])
     if dtype == "float32":
         return values
     result: F32 = np.empty(values.size, np.float32) if wide is None else wide.view(np.float32)
     if dtype == "bfloat16":
-        halves = result.view(np.uint16).reshape(-1, 2)  # a bfloat16 is the upper half of a float32, the second here
-        halves[:, 0] = 0
-        halves[:, 1] = values
+        widen(values, result.view(np.uint32))
     else:
         result[:] = values
     return result
