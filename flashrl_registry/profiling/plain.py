@@ -41,10 +41,10 @@ def mark_used(codes_RI: Bytes, used_I: Bytes) -> None:
 
 
 def moments(x_RI: F32, y_RI: F32, inv_columns_RI: F32, above_R: F64, below_R: F64) -> None:
-    """``sum(y * x')`` and ``sum(x' * x')`` of each sampled row for ``x' = x * inv_columns``, in float64."""
-    scaled = (x_RI * inv_columns_RI).astype(np.float64)
-    above_R[:] = np.einsum("ij,ij->i", scaled, y_RI.astype(np.float64))
-    below_R[:] = np.einsum("ij,ij->i", scaled, scaled)
+    """``sum(y * x')`` and ``sum(x' * x')`` of each sampled row for ``x' = x * inv_columns``."""
+    scaled = x_RI * inv_columns_RI
+    above_R[:] = _dots(scaled, y_RI)
+    below_R[:] = _dots(scaled, scaled)
 
 
 def fit_rows(  # noqa: PLR0917 - as the compiled loop
