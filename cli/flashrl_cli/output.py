@@ -161,6 +161,37 @@ def waiting(label: str, *, enabled: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def transferring(label: str, *, enabled: bool = True) -> Iterator[None]:
+    """A bar on stderr for what stores move inside the block; nothing where nobody watches.
+
+    Args:
+        label: What is being done.
+        enabled: False for machine-readable runs.
+    """
+    if not enabled or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    from flashrl_registry.registry.transfer import watched
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}", style="dim"),
+    )  # fmt: skip
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, name="")  # moves to and fro until something is on its way
+
+        def update(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, name=name)
+
+        with watched(update):
+            yield
+
+
 def flush() -> None:
     """Write out what is buffered; a reader that went away is no error.
 

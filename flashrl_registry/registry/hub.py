@@ -43,6 +43,7 @@ from flashrl_registry.registry.hybrids import Bundle, HybridPlans, files_for, is
 from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit, is_version
 from flashrl_registry.registry.standing import LATEST, Standing, in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
+from flashrl_registry.registry.transfer import moving
 from flashrl_registry.registry.version import MANIFEST_JSON, check_listed
 
 if TYPE_CHECKING:
@@ -370,7 +371,9 @@ class HubStore:
                     f"{entry.path} of {ref} has {sizes.get(entry.path)} bytes, its manifest says {entry.num_bytes}",
                     context={"ref": str(ref), "expected": entry.num_bytes, "actual": sizes.get(entry.path)},
                 )
-        files = {entry.path: self.client.fetch(ref.name, commit, entry.path, entry.num_bytes) for entry in entries}
+        absent = [entry for entry in entries if self.client.cached(ref.name, commit, entry.path) is None]
+        with moving(sum(entry.num_bytes for entry in absent)):
+            files = {entry.path: self.client.fetch(ref.name, commit, entry.path, entry.num_bytes) for entry in entries}
         check_listed(files, manifest)
         top = files[HYBRID_YAML if is_hybrid(manifest) else PLAN_YAML].parent
         version = manifest.version

@@ -13,6 +13,7 @@ The token is the client's (``HF_TOKEN``, ``hf auth login``); it is never read he
 """
 
 import hashlib
+import inspect
 import json
 import random
 import re
@@ -35,6 +36,7 @@ from flashrl_registry.errors import (
     RegistryError,
     StoreUnavailableError,
 )
+from flashrl_registry.registry.transfer import moving, one_file, present
 
 MAX_FILE_BYTES = 4 << 30
 """No file of a plan is larger; vectors of a large model are a few hundred megabytes."""
@@ -193,8 +195,10 @@ class HubClient:
             raise NotFoundError(f"{repo} at {commit[:12]} has no {path}", context={"repository": repo, "file": path})
         if size > MAX_FILE_BYTES:
             raise RegistryError(f"{path} of {repo} has {size} bytes; no file of a plan is that large")
-        download = lambda: self._api.hf_hub_download(repo, path, revision=commit, cache_dir=self.cache)  # noqa: E731
-        return Path(self.patiently(f"{path} of {repo}", download))
+        bar = _bar()
+        download = lambda: self._api.hf_hub_download(repo, path, revision=commit, cache_dir=self.cache, **bar)  # noqa: E731
+        with one_file(path, size):
+            return Path(self.patiently(f"{path} of {repo}", download))
 
     def create(self, repo: str, *, private: bool | None) -> None:
         """Make a repository, unless it is there."""
@@ -216,7 +220,8 @@ class HubClient:
             CommitOperationAdd(path, str(data) if isinstance(data, Path) else data) for path, data in add.items()
         ]
         operations += [CommitOperationDelete(path) for path in delete]
-        with self._typed(repo), quiet_hub():
+        sizes = [data.stat().st_size if isinstance(data, Path) else len(data) for data in add.values()]
+        with self._typed(repo), quiet_hub(), moving(sum(sizes)), one_file(title, sum(sizes)):
             info = self._api.create_commit(
                 repo, operations, commit_message=title, parent_commit=parent, create_pr=propose or None
             )
@@ -321,6 +326,29 @@ class HubClient:
             hint="try again; what is pinned by commit or digest and cached needs no network",
             context={"endpoint": self.endpoint, "status": status},
         )
+
+
+def _bar() -> dict[str, Any]:
+    """Arguments that make the client count bytes as they come; none where nobody watches."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import tqdm
+
+    transfer = present()
+    if transfer is None or "tqdm_class" not in inspect.signature(HfApi.hf_hub_download).parameters:
+        return {}  # with an older client the bar moves file by file
+    count = transfer.moved
+
+    class Counting(tqdm):  # type: ignore[misc]
+        """Prints nothing, and counts."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            """So many more bytes."""
+            count(int(n or 0))
+
+    return {"tqdm_class": Counting}
 
 
 def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[str, str, int]]:

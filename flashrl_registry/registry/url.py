@@ -40,6 +40,7 @@ from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_
 from flashrl_registry.registry.ref import NamedRef, is_name, is_version
 from flashrl_registry.registry.standing import Standing, in_order, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
+from flashrl_registry.registry.transfer import moving, one_file
 from flashrl_registry.registry.version import check_listed, write_version
 
 # fsspec's own `mode="create"` looks and then writes, unless a file system does better; these do.
@@ -132,8 +133,10 @@ class UrlStore:
             manifest = write_version(Path(scratch), bundle, name, version)
             before = version in self.versions(name)
             if not before:
-                for entry in manifest.files:
-                    self._put_object(entry.digest, (Path(scratch) / entry.path).read_bytes())
+                with moving(sum(entry.num_bytes for entry in manifest.files)):
+                    for entry in manifest.files:
+                        with one_file(entry.path, entry.num_bytes):
+                            self._put_object(entry.digest, (Path(scratch) / entry.path).read_bytes())
             created = not before and self._create(f"plans/{name}/versions/{version}.json", manifest.json_file())
         if created:
             return Published(name, version, manifest, self.place)
@@ -214,11 +217,13 @@ class UrlStore:
         """A folder with files of a version, from the cache where they are; hashed every time."""
         assert manifest.digest is not None
         folder = self._cache.parent / "versions" / manifest.digest.removeprefix("sha256:")
-        for entry in (entry for entry in manifest.files if entry.path in paths):
-            file = folder / entry.path
-            if not file.is_file() or file.stat().st_size != entry.num_bytes:
-                data = self._read(f"objects/{entry.digest.removeprefix('sha256:')}", entry.num_bytes)
-                write_atomically(file, data)
+        needed = [entry for entry in manifest.files if entry.path in paths]
+        absent = [entry for entry in needed if _size(folder / entry.path) != entry.num_bytes]
+        with moving(sum(entry.num_bytes for entry in absent)):
+            for entry in absent:
+                with one_file(entry.path, entry.num_bytes):
+                    data = self._read(f"objects/{entry.digest.removeprefix('sha256:')}", entry.num_bytes)
+                    write_atomically(folder / entry.path, data)
         check_listed({path: folder / path for path in paths}, manifest)
         return folder
 
@@ -301,6 +306,10 @@ class _OneEvent(History):
     """One event in a file of its own; what it may follow is checked where all of them are together."""
 
     events: list[Event] = []
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def _event_file(number: int) -> str:

@@ -34,7 +34,7 @@ def pull(  # noqa: PLR0917 - typer passes by name
             ref, entries, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted, as_json=as_json
         )
         return
-    with output.waiting(f"pulling {ref}", enabled=not as_json):
+    with output.transferring(f"pulling {ref}", enabled=not as_json):
         bundle = any_bundle(ref, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted)
     files, plan, text = bundle.files, bundle.files[0].parent, f"{bundle.origin}\ndigest {bundle.digest}"
     if destination is not None:
@@ -64,7 +64,7 @@ def _pull_lock(
 ) -> None:  # fmt: skip
     pulled = []
     for entry in entries:
-        with output.waiting(f"pulling {entry}", enabled=not as_json):
+        with output.transferring(f"pulling {entry}", enabled=not as_json):
             bundle = any_bundle(
                 f"{file}#{entry}", allow_stale=allow_stale, require_signature=require_signature, trusted=trusted
             )

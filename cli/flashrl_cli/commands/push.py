@@ -48,7 +48,7 @@ def push(  # noqa: PLR0917 - typer passes by name
     if dry_run:
         _preview(opened, read, name, version, as_json=as_json)
         return
-    with output.waiting(f"publishing {name}@{version}", enabled=not as_json):
+    with output.transferring(f"publishing {name}@{version}", enabled=not as_json):
         published = _publish(opened, read, name, version, pr=pr, private=private, signer=signer)
     state = "published" if published.created else "was published already with the same content:"
     if pr and published.created:
