@@ -3,15 +3,15 @@
 import struct
 import time
 from pathlib import Path
-from typing import Any
 
 from flashrl_registry.checkpoints.headers import CheckpointIndex, TensorLocation, parse_json, read_entry
-from flashrl_registry.checkpoints.quiet import quiet_hub
 from flashrl_registry.checkpoints.remote import read_remote_checkpoint, typed_errors
 from flashrl_registry.documents import TensorSpec
 from flashrl_registry.errors import CheckpointError, CheckpointUnreachableError
 
 _ATTEMPTS = 4
+_TIMEOUT_SECONDS = 60
+_PARTIAL_CONTENT = 206
 
 
 class HubFiles:
@@ -24,11 +24,10 @@ class HubFiles:
     """
 
     def __init__(self, repo_id: str, revision: str, endpoint: str | None = None) -> None:
-        from huggingface_hub import HfFileSystem
+        from huggingface_hub import HfApi
 
         self.repo_id, self.revision = repo_id, revision
-        self._system: Any = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-        self._endpoint = endpoint or self._system.endpoint
+        self._endpoint: str = HfApi(endpoint=endpoint).endpoint
 
     def read_into(self, file: Path, start: int, buffer: memoryview) -> int:
         """Fill a buffer from a file's bytes; returns how many were there.
@@ -46,17 +45,28 @@ class HubFiles:
         Raises:
             CheckpointError: As for :meth:`read_into`.
         """
-        path = f"{self.repo_id}@{self.revision}/{file}"
         for attempt in range(_ATTEMPTS):
             try:
-                with typed_errors(self.repo_id, self._endpoint), quiet_hub(retries=False):
-                    data: bytes = self._system.cat_file(path, start=start, end=stop)
-                    return data
+                with typed_errors(self.repo_id, self._endpoint):
+                    return self._get(file, start, stop)
             except CheckpointUnreachableError:
                 if attempt + 1 == _ATTEMPTS:
                     raise
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("the last attempt raises or returns")
+
+    def _get(self, file: str, start: int, stop: int) -> bytes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        url = hf_hub_url(self.repo_id, file, revision=self.revision, endpoint=self._endpoint)
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        response = get_session().get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
+        hf_raise_for_status(response)
+        if response.status_code != _PARTIAL_CONTENT:
+            raise CheckpointError(f"{self._endpoint} does not serve parts of files", context={"model": self.repo_id})
+        data: bytes = response.content
+        return data
 
     def close(self) -> None:
         """Nothing is held."""
