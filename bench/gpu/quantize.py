@@ -39,17 +39,18 @@ def operations(weight: Tensor) -> dict[str, tuple[Run, Callable[..., Any] | None
     """By name: the operation under the setting in force, an expression to compile, and its arguments."""
     lead, columns = weight.shape[:-1], weight.shape[-1]
     inv_I = torch.rand(columns, device=weight.device) + 0.5
+    columns_I = 1.0 / inv_I  # a plan's factors are those of every update
     scale_O1 = weight.float().abs().amax(dim=-1, keepdim=True) / 127 if weight.numel() < 2**28 else None
     given = torch.full((*lead, 1), 0.001, device=weight.device) if scale_O1 is None else scale_O1
     made: dict[str, tuple[Run, Callable[..., Any] | None, tuple[Any, ...]]] = {
         "int8 frozen": (lambda: ops.quantize_int8(weight, given), frozen, (weight, given)),
         "int8 frozen, smoothed": (
-            lambda: ops.quantize_int8(weight, given, inv_columns_I=inv_I),
+            lambda: ops.quantize_int8(weight, given, columns_I=columns_I),
             frozen,
             (weight, given, inv_I),
         ),
         "int8 absmax": (lambda: ops.quantize_int8(weight), absmax, (weight,)),
-        "int8 absmax, smoothed": (lambda: ops.quantize_int8(weight, inv_columns_I=inv_I), absmax, (weight, inv_I)),
+        "int8 absmax, smoothed": (lambda: ops.quantize_int8(weight, columns_I=columns_I), absmax, (weight, inv_I)),
         "fp8 channel": (lambda: ops.quantize_fp8_channel(weight), channel, (weight,)),
         "fp8 tensor": (lambda: ops.quantize_fp8_tensor(weight), tensor, (weight,)),
     }

@@ -42,6 +42,7 @@ def quantize_int8(
     *,
     inv_rows_O: Tensor | None = None,
     inv_columns_I: Tensor | None = None,
+    columns_I: Tensor | None = None,
     finite: Tensor | None = None,
     out: Out = None,
 ) -> tuple[Tensor, Tensor]:
@@ -52,6 +53,7 @@ def quantize_int8(
         scale: float32 scales of the profile (frozen), (O,), (O, 1), or those for each matrix; None for row absmax.
         inv_rows_O: As in :func:`~flashrl_registry.ops.smooth.smoothed`; (O,) for all matrices, or (E, O).
         inv_columns_I: The same; (I,) or (E, I).
+        columns_I: ``1 / inv_columns_I`` in its place, from a caller that keeps it: one launch less on a GPU.
         finite: See the module.
         out: See the module.
 
@@ -66,10 +68,12 @@ def quantize_int8(
     _check_numel("scale", scale, (weight.shape[:-1].numel(),))
     _check_numel("inv_rows_O", inv_rows_O, (rows, weight.shape[:-1].numel()))
     _check_numel("inv_columns_I", inv_columns_I, (columns, weight.numel() // max(1, rows)))
+    _check_numel("columns_I", columns_I, (columns, weight.numel() // max(1, rows)))
+    if columns_I is not None and inv_columns_I is not None:
+        raise ValueError("columns_I stands in the place of inv_columns_I: give one of them")
+    factors = {"inv_rows": inv_rows_O, "inv_columns": inv_columns_I, "columns": columns_I}
     operations: Any = _kernels(weight) or reference
-    result: tuple[Tensor, Tensor] = operations.quantize_int8(
-        weight, scale, inv_rows=inv_rows_O, inv_columns=inv_columns_I, finite=finite, out=out
-    )
+    result: tuple[Tensor, Tensor] = operations.quantize_int8(weight, scale, **factors, finite=finite, out=out)
     return result
 
 

@@ -50,6 +50,7 @@ def quantize_int8(
     *,
     inv_rows_O: Tensor | None = None,
     inv_columns_I: Tensor | None = None,
+    columns_I: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Smooth and quantize a weight.
 
@@ -58,6 +59,7 @@ def quantize_int8(
         scale_O1: float32 scales of the profile (frozen), or None for row absmax.
         inv_rows_O: As in :func:`~flashrl_registry.ops.smooth.smoothed`.
         inv_columns_I: The same.
+        columns_I: The same.
 
     Returns:
         int8 codes (O, I) and float32 scales (O, 1), on the weight's device.
@@ -69,7 +71,7 @@ def quantize_int8(
         scales_O1 = scale_O1.to(weight_OI.device, torch.float32).reshape(-1, 1)
     for rows in row_blocks(weight_OI):
         inv_rows = None if inv_rows_O is None else inv_rows_O[rows]
-        block_OI = smoothed(weight_OI[rows], inv_rows_O=inv_rows, inv_columns_I=inv_columns_I)
+        block_OI = smoothed(weight_OI[rows], inv_rows_O=inv_rows, inv_columns_I=inv_columns_I, columns_I=columns_I)
         if scale_O1 is None:
             scales_O1[rows] = row_absmax_scale(block_OI)
         codes_OI[rows] = block_OI.div_(scales_O1[rows]).round_().clamp_(INT8_MIN, INT8_MAX)

@@ -24,6 +24,7 @@ def quantize_int8(
     *,
     inv_rows: Tensor | None,
     inv_columns: Tensor | None,
+    columns: Tensor | None,
     finite: Tensor | None,
     out: Result | None,
 ) -> Result:
@@ -32,12 +33,13 @@ def quantize_int8(
     results = []
     for index, weight_OI in enumerate(_matrices(weight)):
         scale_O = frozen if frozen is None or weight.dim() == 2 else frozen[index]
-        rows_O, columns_I = _own(inv_rows, index), _own(inv_columns, index)
-        results.append(quantize.quantize_int8(weight_OI, scale_O, inv_rows_O=rows_O, inv_columns_I=columns_I))
+        rows_O = _own(inv_rows, index)
+        of_columns = {"inv_columns_I": _own(inv_columns, index), "columns_I": _own(columns, index)}
+        results.append(quantize.quantize_int8(weight_OI, scale_O, inv_rows_O=rows_O, **of_columns))
         if finite is not None and scale is not None:
             for rows in row_blocks(weight_OI):
                 of_rows = None if rows_O is None else rows_O[rows]
-                finite &= all_finite(smoothed(weight_OI[rows], inv_rows_O=of_rows, inv_columns_I=columns_I))
+                finite &= all_finite(smoothed(weight_OI[rows], inv_rows_O=of_rows, **of_columns))
     return _given(weight, results, finite if scale is None else None, out)
 
 

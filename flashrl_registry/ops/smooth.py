@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 
-def smoothed(weight_OI: Tensor, *, inv_rows_O: Tensor | None = None, inv_columns_I: Tensor | None = None) -> Tensor:
+def smoothed(
+    weight_OI: Tensor,
+    *,
+    inv_rows_O: Tensor | None = None,
+    inv_columns_I: Tensor | None = None,
+    columns_I: Tensor | None = None,
+) -> Tensor:
     """Apply smoothing factors to a linear weight.
 
     ``w * inv_rows[:, None] * (1 / inv_columns)``.
@@ -22,6 +28,7 @@ def smoothed(weight_OI: Tensor, *, inv_rows_O: Tensor | None = None, inv_columns
         weight_OI: bfloat16, float16 or float32. Not modified.
         inv_rows_O: float32 factor of this linear's own output channels, or None.
         inv_columns_I: float32 factor of the tensor that feeds this linear, or None.
+        columns_I: ``1 / inv_columns_I`` in its place, from a caller that keeps it.
 
     Returns:
         float32, shape (O, I), on the weight's device; a new tensor.
@@ -30,7 +37,9 @@ def smoothed(weight_OI: Tensor, *, inv_rows_O: Tensor | None = None, inv_columns
     if inv_rows_O is not None:
         result_OI *= inv_rows_O.to(result_OI.device).view(-1, 1)
     if inv_columns_I is not None:
-        result_OI *= (1.0 / inv_columns_I.to(result_OI.device)).view(1, -1)
+        columns_I = 1.0 / inv_columns_I.to(result_OI.device)
+    if columns_I is not None:
+        result_OI *= columns_I.to(result_OI.device).view(1, -1)
     return result_OI
 
 

@@ -5,11 +5,9 @@ of a whole matrix must be known first. None waits for the device and none makes 
 """
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from flashrl_registry.ops import triton_kernels as kernels
 from flashrl_registry.ops.float8 import BLOCK
@@ -29,7 +27,6 @@ _THREAD_ELEMENTS = 80
 """As many float32 numbers as leave a thread's registers for the arithmetic."""
 _FEWEST_WARPS = 2
 """Triton 3.6 mixes up columns between threads in some kernels of one warp (two pieces of 64 and 16 columns)."""
-_INVERTED: Any = WeakIdKeyDictionary()
 
 
 def quantize_int8(
@@ -38,12 +35,13 @@ def quantize_int8(
     *,
     inv_rows: Tensor | None,
     inv_columns: Tensor | None,
+    columns: Tensor | None,
     finite: Tensor | None,
     out: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`flashrl_registry.ops.quantize_int8`."""
     job = _Job(weight, torch.int8, (*weight.shape[:-1], 1), finite, out)
-    job.smooth(inv_rows, inv_columns)
+    job.smooth(inv_rows, inv_columns, columns)
     if scale is None:
         job.by_row(INT8)
     else:
@@ -159,13 +157,15 @@ class _Job:
         self._columns: Tensor | None = None
         self._factor_strides = (0, 0)
 
-    def smooth(self, inv_rows: Tensor | None, inv_columns: Tensor | None) -> None:
+    def smooth(self, inv_rows: Tensor | None, inv_columns: Tensor | None, columns: Tensor | None) -> None:
         """Take the smoothing factors: one vector for all matrices, or one for each."""
         device = self._weight.device
         if inv_rows is not None:
             self._rows = inv_rows.to(device, torch.float32).contiguous()
         if inv_columns is not None:
-            self._columns = _inverted(inv_columns, device)
+            columns = inv_columns.to(device, torch.float32).reciprocal()
+        if columns is not None:
+            self._columns = columns.to(device, torch.float32).contiguous()
         self._factor_strides = (
             self.num_rows if self._rows is not None and self._rows.dim() > 1 else 0,
             self.num_columns if self._columns is not None and self._columns.dim() > 1 else 0,
@@ -255,16 +255,6 @@ def _strides(tensor: Tensor) -> tuple[int, int, int]:
     """Of matrix, row and column."""
     strides = tensor.stride()
     return (0, strides[0], strides[1]) if len(strides) == 2 else (strides[0], strides[1], strides[2])
-
-
-def _inverted(factor: Tensor, device: torch.device) -> Tensor:
-    """``1 / factor``, kept for as long as the factor lives: a plan's factors are those of every update."""
-    version = None if factor.is_inference() else factor._version
-    kept = _INVERTED.get(factor)
-    if kept is None or kept[0] != version or version is None or kept[1].device != device:
-        kept = version, factor.to(device, torch.float32).reciprocal().contiguous()
-        _INVERTED[factor] = kept
-    return kept[1]
 
 
 def _flag(finite: Tensor | None) -> Tensor | None:

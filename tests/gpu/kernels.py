@@ -72,7 +72,8 @@ def draw(chance: random.Random) -> Case:
     if "smoothed" in operation:
         own = matrices and chance.random() < 0.5
         if chance.random() < 0.8:
-            extra["inv_columns"] = torch.rand((matrices, columns) if own else (columns,)) * 4 + 0.01
+            which = chance.choice(("inv_columns", "columns"))
+            extra[which] = torch.rand((matrices, columns) if own else (columns,)) * 4 + 0.01
         if chance.random() < 0.8:
             extra["inv_rows"] = torch.rand((matrices, rows) if own else (rows,)) * 4 + 0.01
     if "frozen" in operation:
@@ -144,7 +145,7 @@ def on_device(tensor: torch.Tensor) -> torch.Tensor:
 def expected(case: Case, weight: torch.Tensor, finite: torch.Tensor) -> Pair:
     kind, extra = case.operation, {name: value.to(weight.device) for name, value in case.extra.items()}
     if kind.startswith("int8"):
-        factors = {name: extra.get(name) for name in ("scale", "inv_rows", "inv_columns")}
+        factors = {name: extra.get(name) for name in ("scale", "inv_rows", "inv_columns", "columns")}
         return reference.quantize_int8(weight, **factors, finite=finite, out=None)
     return getattr(reference, f"quantize_{kind.replace(' ', '_')}")(weight, finite, None)
 
@@ -152,7 +153,7 @@ def expected(case: Case, weight: torch.Tensor, finite: torch.Tensor) -> Pair:
 def launched(case: Case, weight: torch.Tensor, finite: torch.Tensor | None, out: Pair | None) -> Pair:
     kind, extra = case.operation, {name: value.to(weight.device) for name, value in case.extra.items()}
     if kind.startswith("int8"):
-        factors = {name: extra.get(name) for name in ("scale", "inv_rows", "inv_columns")}
+        factors = {name: extra.get(name) for name in ("scale", "inv_rows", "inv_columns", "columns")}
         return triton_ops.quantize_int8(weight, **factors, finite=finite, out=out)
     return getattr(triton_ops, f"quantize_{kind.replace(' ', '_')}")(weight, finite, out)
 

@@ -47,6 +47,15 @@ def test_experts_share_a_norm_or_have_factors_of_their_own() -> None:
         assert same((shared[0][index], shared[1][index]), one)
 
 
+def test_a_kept_reciprocal_gives_the_same_codes() -> None:
+    weight, inv = experts(), torch.rand(128) + 0.5
+    for scale in (None, torch.full((3, 256), 0.01)):
+        one = ops.quantize_int8(weight, scale, inv_columns_I=inv)
+        assert same(one, ops.quantize_int8(weight, scale, columns_I=1.0 / inv))
+    with pytest.raises(ValueError, match="give one of them"):
+        ops.quantize_int8(weight, inv_columns_I=inv, columns_I=inv)
+
+
 @pytest.mark.parametrize("quantize", ALL)
 def test_codes_go_where_the_caller_wants_them(quantize: Quantize) -> None:
     weight = experts()[0]
