@@ -65,10 +65,11 @@ def quantize_int8(
     """
     rows, columns = weight.shape[-2:]
     _check(weight, torch.int8, (*weight.shape[:-1], 1), finite, out)
-    _check_numel("scale", scale, (weight.shape[:-1].numel(),))
-    _check_numel("inv_rows_O", inv_rows_O, (rows, weight.shape[:-1].numel()))
-    _check_numel("inv_columns_I", inv_columns_I, (columns, weight.numel() // max(1, rows)))
-    _check_numel("columns_I", columns_I, (columns, weight.numel() // max(1, rows)))
+    if scale is not None and scale.numel() != weight.shape[:-1].numel():
+        raise ValueError(f"scale has {scale.numel()} elements, not {weight.shape[:-1].numel()}")
+    _check_factor("inv_rows_O", inv_rows_O, weight, rows)
+    _check_factor("inv_columns_I", inv_columns_I, weight, columns)
+    _check_factor("columns_I", columns_I, weight, columns)
     if columns_I is not None and inv_columns_I is not None:
         raise ValueError("columns_I stands in the place of inv_columns_I: give one of them")
     factors = {"inv_rows": inv_rows_O, "inv_columns": inv_columns_I, "columns": columns_I}
@@ -163,6 +164,8 @@ def _check_like(name: str, given: Tensor, dtype: torch.dtype, shape: tuple[int, 
         raise ValueError(f"{name} is {found}, not {list(shape)} {dtype} on {device}")
 
 
-def _check_numel(name: str, given: Tensor | None, allowed: tuple[int, ...]) -> None:
-    if given is not None and given.numel() not in allowed:
-        raise ValueError(f"{name} has {given.numel()} elements, not {' or '.join(map(str, allowed))}")
+def _check_factor(name: str, given: Tensor | None, weight: Tensor, length: int) -> None:
+    """One vector for all matrices, or one for each."""
+    allowed = [(length,), *([(weight.shape[0], length)] if weight.dim() == 3 else [])]
+    if given is not None and tuple(given.shape) not in allowed:
+        raise ValueError(f"{name} is {list(given.shape)}, not {' or '.join(str(list(shape)) for shape in allowed)}")

@@ -94,8 +94,8 @@ def test_the_flag_tells_of_a_frozen_weight_that_overflows_when_smoothed() -> Non
     ("given", "said"),
     [
         ({"scale": torch.ones(3)}, "scale has 3 elements, not 8"),
-        ({"inv_columns_I": torch.ones(8)}, "inv_columns_I has 8 elements"),
-        ({"inv_rows_O": torch.ones(4)}, "inv_rows_O has 4 elements"),
+        ({"inv_columns_I": torch.ones(8)}, r"inv_columns_I is \[8\], not \[4\]"),
+        ({"inv_rows_O": torch.ones(4)}, r"inv_rows_O is \[4\], not \[8\]"),
         ({"finite": torch.ones(())}, "finite is .* not .* torch.bool"),
         ({"out": (torch.zeros(8, 4), torch.ones(8, 1))}, "out.0. is .* not .* torch.int8"),
         ({"out": (torch.zeros(8, 4, dtype=torch.int8), torch.ones(8))}, "out.1. is"),
