@@ -22,7 +22,7 @@ from flashrl_registry.profiling.reader import TensorReader, chunks, num_rows
 
 INT8_RANGE = (np.float32(-128), np.float32(127))
 FP8_MAX = 448.0
-ROWS_SAMPLED = 64
+ROWS_SAMPLED = 32
 """Rows of each linear that its relations are found and verified on."""
 _BLOCKS, _BLOCKS_OF_EXPERTS = 4, 16
 _LOW = {"bfloat16": 1, "float16": 2}
@@ -142,7 +142,9 @@ def sampled_blocks(linear: Linear) -> list[tuple[int, int]]:
         return [(0, linear.num_rows)]
     count = _BLOCKS if linear.num_parts == 1 else _BLOCKS_OF_EXPERTS
     size = ROWS_SAMPLED // count
-    return [(start, start + size) for start in (index * linear.num_rows // count for index in range(count))]
+    # The last rows are among them: where weights are fused, they are the ones that feed the next linear.
+    starts = [index * (linear.num_rows - size) // (count - 1) for index in range(count)]
+    return [(start, start + size) for start in starts]
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,9 @@ _SEGMENT = 128
 
 
 def widen(bfloat16_: NDArray[np.uint16], bits: NDArray[np.uint32]) -> None:
-    """bfloat16 to the bits of float32, of which it is the upper half: the second one in memory."""
-    halves = bits.view(np.uint16).reshape(-1, 2)
-    halves[:, 0] = 0
-    halves[:, 1] = bfloat16_
+    """bfloat16 to the bits of float32, of which it is the upper half."""
+    bits[:] = bfloat16_
+    np.left_shift(bits, 16, out=bits)
 
 
 def mark_used(codes_RI: Bytes, used_I: Bytes) -> None:

@@ -12,7 +12,7 @@ from pairs import folded, linears
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flashrl_registry.profiling import profile_pair, verify_profile
+from flashrl_registry.profiling import linear, profile_pair, verify_profile
 
 INT8 = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}
 FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
@@ -202,7 +202,10 @@ def test_factors_scales_and_codes_come_back_whatever_the_format(pair: Any, tmp_p
 
 
 @pytest.mark.parametrize("name", ["int-quantized per channel", "float-quantized per channel", "fp8 of DeepSeek"])
-def test_every_row_says_what_the_sample_says(pair: Any, tmp_path: Path, name: str) -> None:
+def test_every_row_says_what_a_sample_of_all_rows_says(
+    pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(linear, "ROWS_SAMPLED", 64)
     requantize(pair, FORMS[name])
     folders = pair.write()
     _, sampled = profile_pair(*folders, tmp_path / "a", scheme=FORMS[name].scheme)
