@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(".cache/demo/hub"))
     parser.add_argument("--pair", type=Path, default=Path(".cache/demo/pair"))
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="put the transcript into README.md where it changed")
+    action.add_argument("--write", action="store_true", help="put the transcript into README.md")
     action.add_argument("--check", action="store_true", help="fail where README.md shows something else")
     options = parser.parse_args()
     shown = transcript(options.work.resolve(), options.pair.resolve())
@@ -165,11 +165,11 @@ def main() -> int:
         return 0
     file = ROOT / "README.md"
     readme = file.read_text()
-    before, after = comparable(in_readme(readme)), comparable(shown)
-    if before == after:
-        return 0
     if options.write:
         file.write_text(_BLOCK.sub(lambda _: shown, readme, count=1))
+        return 0
+    before, after = comparable(in_readme(readme)), comparable(shown)
+    if before == after:
         return 0
     sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), "README.md", "now"))
     return 1
