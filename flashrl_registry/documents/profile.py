@@ -5,10 +5,11 @@ The document holds text only. Vectors live in a safetensors sidecar named by its
 * ``inv_smoothing/<source>``: float32, one value per output channel of the source tensor. The source is multiplied
   by it (a norm elementwise, a linear row by row); the input columns of the targets are divided by it. For a
   SmoothQuant norm it is ``1/s``.
-* ``weight_scale/<linear>``: float32. The dequantization multipliers of the quantized checkpoint, bit for bit: shape
-  (out_features,) for one scale per output channel, (1,) per tensor, and the blocks' own shape (rows, columns) per
-  group or block. Experts of a fused weight follow one another.
-* ``weight_zero_point/<linear>``: float32, of the same shape; only where the codes are asymmetric.
+* ``weight_scale/<linear>``: float32, shape (out_features,). The dequantization multiplier of the quantized
+  checkpoint, bit for bit; of symmetric int8 matrices with one scale per output channel, which plans can keep.
+* ``stored_scale/<linear>``: float32. The same of any other codes: shape (1,) per tensor, (out_features,) per channel,
+  the grid's own per group or block. Experts in one tensor follow one another.
+* ``stored_zero_point/<linear>``: float32, of that shape; only where codes are asymmetric.
 """
 
 from typing import Annotated, ClassVar, Literal, Self

@@ -5,7 +5,7 @@ factor is 1, and the columns that read it are left out of every fit and every co
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flashrl_registry.documents import LinearFacts
 from flashrl_registry.profiling import layout
-from flashrl_registry.profiling.layout import F32, F64, Mask
+from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask
 from flashrl_registry.profiling.linear import (
     FP8_MAX,
     INT8_RANGE,
@@ -22,7 +22,7 @@ from flashrl_registry.profiling.linear import (
     Pair,
     all_chunks,
     blank_dead,
-    sampled_blocks,
+    read_sample,
 )
 
 NEAREST_BELOW, GPTQ_ABOVE = 0.345, 0.355
@@ -79,23 +79,33 @@ def linear_facts(
         Shares and distances in codes, None where something is not finite; and where every row was looked at, which
         columns have a code other than zero.
     """
-    ranges: Sequence[tuple[int, int]] = list(all_chunks(linear)) if every_row else sampled_blocks(linear)
-    rows = sum(stop - start for start, stop in ranges)
-    table = np.empty((rows, layout.NUM_FACTS))
-    used: NDArray[np.uint8] | None = np.zeros(linear.num_columns, np.uint8) if every_row else None
-    done = num_blank = 0
-    for start, stop in ranges:
-        weight, codes = pair.rows(linear, start, stop)
+    if not every_row:
+        rows, sample, weight, codes = read_sample(pair, linear)
+        factors = None if rows_O is None else rows_O[rows]
+        parts = columns.at(rows // linear.part_rows)
+        return _looked_at(pair, sample, parts, factors, iter([(0, weight, codes)]), None), None
+    used: NDArray[np.uint8] = np.zeros(linear.num_columns, np.uint8)
+    chunks = ((start, *pair.rows(linear, start, stop)) for start, stop in all_chunks(linear))
+    return _looked_at(pair, linear, columns, rows_O, chunks, used), used
+
+
+def _looked_at(  # noqa: PLR0917 - one thing in six parts
+    pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, chunks: Iterator[tuple[int, F32, Bytes]],
+    used: NDArray[np.uint8] | None,
+) -> LinearFacts | None:  # fmt: skip
+    """Facts of a linear whose rows come in chunks: first row, weights, codes."""
+    table = np.empty((linear.num_rows, layout.NUM_FACTS))
+    num_blank = 0
+    for start, weight, codes in chunks:
+        stop = start + len(weight)
         if used is not None:
             pair.loops.mark_used(codes if linear.is_int else codes & 0x7F, used)
         num_blank += blank_dead(linear, columns, weight, codes, start)
         factor = np.ones(stop - start, np.float32) if rows_O is None else rows_O[start:stop]
-        out = table[done : done + stop - start]
-        _compare(pair.loops, linear, columns, (weight, codes), start, factor, out)
-        done += stop - start
+        _compare(pair.loops, linear, columns, (weight, codes), start, factor, table[start:stop])
     if not np.isfinite(table).all() or table[:, layout.NOT_FINITE].any():
-        return None, used
-    return _facts(linear, table, rows * linear.num_columns, num_blank, used), used
+        return None
+    return _facts(linear, table, linear.num_rows * linear.num_columns, num_blank, used)
 
 
 def _compare(  # noqa: PLR0917 - the compiled loop takes them all

@@ -126,11 +126,9 @@ class Layer:
         return result
 
     def _keep_scales(self, linear: Linear) -> None:
-        single = linear.scale_PJ.shape[1] == 1
-        self._result.vectors[f"weight_scale/{linear.name}"] = linear.scale_PJ.reshape(-1) if single else linear.scale_PJ
-        if linear.zero_PJ.size:
-            zero = linear.zero_PJ.reshape(-1) if single else linear.zero_PJ
-            self._result.vectors[f"weight_zero_point/{linear.name}"] = zero
+        for key, grid in ((linear.scale_key, linear.scale_PJ), ("stored_zero_point", linear.zero_PJ)):
+            if grid.size:
+                self._result.vectors[f"{key}/{linear.name}"] = grid.reshape(-1) if grid.shape[1] == 1 else grid
 
     # What feeds each linear.
 

@@ -8,7 +8,7 @@ parts (experts in one tensor).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,12 @@ class Linear:
         return self.num_rows // self.num_parts
 
     @property
+    def scale_key(self) -> str:
+        """What the sidecar calls its scales: those that a plan can keep have a name of their own."""
+        plain = self.is_int and self.num_parts == self.row_block == 1 and not self.zero_PJ.size
+        return "weight_scale" if plain and self.scale_PJ.shape[1] == 1 else "stored_scale"
+
+    @property
     def is_int(self) -> bool:
         """The codes are int8, not fp8."""
         return len(self.values) == 0
@@ -90,6 +96,12 @@ class Columns:
         with np.errstate(all="ignore"):
             inverse = (np.float32(1) / factor_EI).astype(np.float32)
         return cls(np.atleast_2d(inverse), np.atleast_2d(dead_EI) if dead_EI.any() else None)
+
+    def at(self, parts: NDArray[np.intp]) -> "Columns":
+        """The factor of sampled rows, given the part of each."""
+        if len(self.inv_EI) == 1:
+            return self
+        return Columns(self.inv_EI[parts], None if self.dead_EI is None else self.dead_EI[parts])
 
     def part_rows(self, linear: Linear) -> int:
         """Rows of the linear that one row of the factor is for."""
@@ -168,37 +180,49 @@ class Pair:
         return self.reference.floats(linear.name, start, stop), self.quantized.codes(linear.name, start, stop)
 
 
+def read_sample(pair: Pair, linear: Linear) -> tuple[NDArray[np.intp], Linear, F32, Bytes]:
+    """Sampled rows of a linear as a linear of their own.
+
+    Returns:
+        The rows' numbers; the linear that they make, in which each is a part of its own where there are experts; and
+        their weights and codes, in new memory.
+    """
+    blocks = sampled_blocks(linear)
+    rows = np.concatenate([np.arange(start, stop) for start, stop in blocks])
+    weight_RI: F32 = np.empty((len(rows), linear.num_columns), np.float32)
+    codes_RI: Bytes = np.empty(weight_RI.shape, np.uint8)
+    done = 0
+    for start, stop in blocks:
+        part = slice(done, done + stop - start)
+        weight_RI[part], codes_RI[part] = pair.rows(linear, start, stop)
+        done += stop - start
+    blocks_R = rows // linear.row_block
+    sample = replace(
+        linear, num_rows=len(rows), num_parts=1 if linear.num_parts == 1 else len(rows), row_block=1,
+        scale_PJ=np.ascontiguousarray(linear.scale_PJ[blocks_R]),
+        zero_PJ=np.ascontiguousarray(linear.zero_PJ[blocks_R]) if linear.zero_PJ.size else linear.zero_PJ,
+    )  # fmt: skip
+    return rows, sample, weight_RI, codes_RI
+
+
 class Sample:
     """Some rows of a linear in units of one code: ``x`` is the weight, ``y`` what its codes stand for."""
 
     def __init__(self, pair: Pair, linear: Linear) -> None:
         self.linear = linear
         self._pair = pair
-        blocks = sampled_blocks(linear)
-        self.rows = np.concatenate([np.arange(start, stop) for start, stop in blocks])
-        self.x_RI: F32 = np.empty((len(self.rows), linear.num_columns), np.float32)
-        self.y_RI = np.empty_like(self.x_RI)
-        done = 0
-        for start, stop in blocks:
-            weight, codes = pair.rows(linear, start, stop)
-            part = slice(done, done + stop - start)
-            self._in_codes(weight, codes, start, self.x_RI[part], self.y_RI[part])
-            done += stop - start
-        self._squares_R = np.einsum("ij,ij->i", self.y_RI, self.y_RI, dtype=np.float64)
-
-    def _in_codes(self, weight_RI: F32, codes_RI: Bytes, first: int, x_RI: F32, y_RI: F32) -> None:
-        linear = self.linear
-        scale = _grid_rows(linear.scale_PJ, linear, first, len(weight_RI))
-        np.divide(weight_RI, scale, out=x_RI)
+        self.rows, sample, weight, codes = read_sample(pair, linear)
+        self.x_RI = np.divide(weight, _grid_rows(sample.scale_PJ, sample, 0, len(weight)), out=weight)
         if linear.is_int:
-            y_RI[:] = codes_RI.view(np.int8)
+            self.y_RI: F32 = codes.view(np.int8).astype(np.float32)
             if linear.zero_PJ.size:
-                y_RI -= _grid_rows(linear.zero_PJ, linear, first, len(weight_RI))
+                self.y_RI -= _grid_rows(sample.zero_PJ, sample, 0, len(weight))
         else:
-            y_RI[:] = linear.values[codes_RI]
-            step = np.maximum(np.exp2(np.floor(np.log2(np.maximum(np.abs(y_RI), 2.0**-6)))), 2.0**-6) * 0.125
-            x_RI /= step
-            y_RI /= step
+            self.y_RI = linear.values[codes]
+            step = np.maximum(np.exp2(np.floor(np.log2(np.maximum(np.abs(self.y_RI), 2.0**-6)))), 2.0**-6) * 0.125
+            self.x_RI /= step
+            self.y_RI /= step
+        self._squares_R = np.einsum("ij,ij->i", self.y_RI, self.y_RI, dtype=np.float64)
 
     @property
     def is_finite(self) -> bool:

@@ -53,12 +53,18 @@ def fit_rows(  # noqa: PLR0917 - as the compiled loop
     """``sum(q * x)`` and ``sum(x * x)`` of each row for ``x = w * inv_columns / scale``."""
     rows = np.arange(first_row, first_row + len(weight_RI))
     x = _smoothed(weight_RI, inv_columns_EI, rows // part_rows)
-    np.divide(x, _grid(scale_PJ, rows // row_block, column_block, x.shape[1]), out=x)
+    scale = _grid(scale_PJ, rows // row_block, column_block, x.shape[1])
+    whole = scale.shape[1] == 1  # one scale for the row: it can wait until the sums are made
+    if not whole:
+        np.divide(x, scale, out=x)
     q = codes_RI.view(np.int8).astype(np.float32) if not values.size else values[codes_RI]
     if zero_PJ.size:
         q -= _grid(zero_PJ, rows // row_block, column_block, x.shape[1])
     above_R[:] = _dots(q, x)
     below_R[:] = _dots(x, x)
+    if whole:
+        above_R /= scale[:, 0]
+        below_R /= np.square(scale[:, 0], dtype=np.float64)
 
 
 def compare_int8(  # noqa: PLR0917 - as the compiled loop

@@ -141,7 +141,7 @@ class _Replay:
     def linear(self, pair: Pair, name: str) -> tuple[LinearFacts | None, list[Fault]]:
         """Scales bit for bit, and every code."""
         linear, faults = read_linear(pair.reference, pair.quantized, name, pair.form)
-        for key, grid in (("weight_scale", linear.scale_PJ), ("weight_zero_point", linear.zero_PJ)):
+        for key, grid in ((linear.scale_key, linear.scale_PJ), ("stored_zero_point", linear.zero_PJ)):
             stored = self._vectors.get(f"{key}/{name}")
             if grid.size and (stored is None or not np.array_equal(stored.read().reshape(-1), grid.reshape(-1))):
                 faults.append(Fault(name, f"has other scales than the profile's {key}"))

@@ -184,12 +184,14 @@ def test_factors_scales_and_codes_come_back_whatever_the_format(pair: Any, tmp_p
         assert error.abs().max() < (1e-6 if group.kind == "norm" else 0.06)
     for facts in profile.linears:
         # Few columns leave the factor of a row uncertain, and with it the columns that it feeds.
-        assert facts.rounding == "nearest" or facts.name.endswith("down_proj.weight")
+        assert facts.rounding == "nearest" or facts.name.endswith(("up_proj.weight", "down_proj.weight"))
         assert facts.residual_rms < 0.5
         assert facts.codes_equal > 0.7
         suffix = "_scale_inv" if form.config.get("weight_block_size") else "_scale"
         stored = pair.quantized[f"{facts.name}{suffix}"]
-        assert torch.equal(vectors[f"weight_scale/{facts.name}"].flatten(), stored.float().flatten())
+        key = "weight_scale" if form.limit is None else "stored_scale"
+        assert torch.equal(vectors[f"{key}/{facts.name}"].flatten(), stored.float().flatten())
+        assert (f"stored_zero_point/{facts.name}" in vectors) == (form.limit == "asymmetric")
     unsmoothed = [facts for facts in profile.linears if facts.name.endswith("o_proj.weight")]
     assert [facts.codes_equal for facts in unsmoothed] == [1, 1]
     assert (profile.no_frozen_scales is None) == (form.limit is None)
