@@ -304,7 +304,7 @@ def fit_rows(
                 for j in range(count):
                     q[j] = np.float32(np.int8(codes[j])) - zero[j]
             for j in range(count):
-                upper[j] += np.float64(q[j] * x[j])
+                upper[j] += np.float64(q[j]) * np.float64(x[j])
             for j in range(count):
                 lower[j] += np.float64(x[j]) * np.float64(x[j])
         width = SEGMENT // 2

@@ -7,6 +7,10 @@ sums. Which of them a profile is made with depends on the pair alone, so a pair 
 Shape legend: as in ``kernels.py``.
 """
 
+import math
+import threading
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +30,17 @@ from flashrl_registry.profiling.layout import (
 )
 
 _SEGMENT = 128
+_BUFFERS = threading.local()
+
+
+def _scratch(purpose: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Memory of this thread that is used again: the system takes half a second to hand out what a model needs."""
+    size = math.prod(shape)
+    buffer: NDArray[Any] | None = getattr(_BUFFERS, purpose, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, dtype)
+        setattr(_BUFFERS, purpose, buffer)
+    return buffer[:size].reshape(shape)
 
 
 def widen(bfloat16_: NDArray[np.uint16], bits: NDArray[np.uint32]) -> None:
@@ -50,21 +65,22 @@ def fit_rows(  # noqa: PLR0917 - as the compiled loop
     weight_RI: F32, codes_RI: Bytes, first_row: int, scale_PJ: F32, zero_PJ: F32, row_block: int, column_block: int,
     inv_columns_EI: F32, part_rows: int, values: F32, above_R: F64, below_R: F64,
 ) -> None:  # fmt: skip
-    """``sum(q * x)`` and ``sum(x * x)`` of each row for ``x = w * inv_columns / scale``."""
+    """``sum(q * x)`` and ``sum(x * x)`` of each row for ``x = w * inv_columns / scale``.
+
+    Products and sums are float64, in which every product is exact: the order of the sums does not show in a float32
+    quotient, and so neither the processor nor the choice of loops does.
+    """
     rows = np.arange(first_row, first_row + len(weight_RI))
-    x = _smoothed(weight_RI, inv_columns_EI, rows // part_rows)
-    scale = _grid(scale_PJ, rows // row_block, column_block, x.shape[1])
-    whole = scale.shape[1] == 1  # one scale for the row: it can wait until the sums are made
-    if not whole:
-        np.divide(x, scale, out=x)
-    q = codes_RI.view(np.int8).astype(np.float32) if not values.size else values[codes_RI]
+    inverse = inv_columns_EI if len(inv_columns_EI) == 1 else inv_columns_EI[rows // part_rows]
+    x = np.multiply(weight_RI, inverse, out=_scratch("x", weight_RI.shape, np.float32))
+    np.divide(x, _grid(scale_PJ, rows // row_block, column_block, x.shape[1]), out=x)
+    q, wide = _scratch("q", x.shape, np.float64), _scratch("wide", x.shape, np.float64)
+    np.copyto(q, codes_RI.view(np.int8) if not values.size else values[codes_RI])
     if zero_PJ.size:
         q -= _grid(zero_PJ, rows // row_block, column_block, x.shape[1])
-    above_R[:] = _dots(q, x)
-    below_R[:] = _dots(x, x)
-    if whole:
-        above_R /= scale[:, 0]
-        below_R /= np.square(scale[:, 0], dtype=np.float64)
+    np.copyto(wide, x)
+    above_R[:] = (q[:, None, :] @ wide[:, :, None])[:, 0, 0]
+    below_R[:] = (wide[:, None, :] @ wide[:, :, None])[:, 0, 0]
 
 
 def compare_int8(  # noqa: PLR0917 - as the compiled loop

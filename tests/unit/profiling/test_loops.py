@@ -85,19 +85,21 @@ def test_compiled_and_plain_loops_agree(grid: str, asymmetric: bool, low: int) -
     np.testing.assert_allclose(
         compare(kernels, made, codes, zero=zero, low=low), compare(plain, made, codes, zero=zero, low=low), rtol=1e-5
     )
-    results = []
+    results, quotients = [], []
     for loops in (kernels, plain):
         above, below = np.empty(ROWS), np.empty(ROWS)
         loops.fit_rows(
             made["weight"], codes, 0, made["scale"], zero, made["row_block"], made["column_block"], made["inverse"],
             ROWS, np.zeros(0, np.float32), above, below,
         )  # fmt: skip
+        quotients.append((above / below).astype(np.float32))
         results.append(np.concatenate([above, below]))
         loops.moments(made["weight"], made["weight"][::-1].copy(), made["inverse"], above, below)
         results.append(np.concatenate([above, below]))
         used = np.zeros(COLUMNS, np.uint8)
         loops.mark_used(codes, used)
         results.append(used)
+    np.testing.assert_array_equal(*quotients, err_msg="a profile does not depend on the loops")
     for ours, theirs in zip(results[:3], results[3:], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * float(np.abs(ours).max()))
 
