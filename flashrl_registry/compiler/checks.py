@@ -10,7 +10,7 @@ from flashrl_registry.compiler.modules import (
     is_linear_weight,
     what_it_is,
 )
-from flashrl_registry.documents import Inventory, Profile, Rule, Rules, SmoothingGroup, TensorSpec
+from flashrl_registry.documents import Inventory, Profile, Rule, Rules, SchemeName, SmoothingGroup, TensorSpec
 from flashrl_registry.documents.names import expand, is_index
 from flashrl_registry.documents.plan import Treatment
 from flashrl_registry.documents.quantization import FP8_BLOCK, SCHEME_ARGS
@@ -109,6 +109,11 @@ def _check_shape(tensor: TensorSpec, rule: Rule) -> list[Diagnostic]:
         hint = "give it to an fp8_channel rule"
         return [Diagnostic("block-does-not-divide", "error", tensor.name, message, hint, rule.name)]
     return []
+
+
+def takes_scheme(tensor: TensorSpec, scheme: SchemeName) -> bool:
+    """Whether a linear weight can have a scheme."""
+    return tensor.dtype in _FLOATS and not _check_shape(tensor, Rule(name="asked", scheme=scheme, targets=["*"]))
 
 
 def check_fused(rule_of: Mapping[str, Rule]) -> list[Diagnostic]:

@@ -52,7 +52,7 @@ def lower(plan: Plan, environment: Environment, source: str = "") -> ResolvedPla
             hint="; ".join(dict.fromkeys(hint for _, hint in reasons)),
         )
     dialect = dialect_of(environment.vllm)
-    tensors = _tensors(plan)
+    tensors = operations(plan)
     online = any(isinstance(tensor.op, EngineFp8) for tensor in tensors)
     resolved = ResolvedPlan(
         source=source,
@@ -108,7 +108,8 @@ def _uneven_blocks(plan: Plan, size: int) -> list[tuple[str, str]]:
     return [(reason, "use fp8_channel, or a smaller tensor_parallel_size")]
 
 
-def _tensors(plan: Plan) -> list[ResolvedTensor]:
+def operations(plan: Plan) -> list[ResolvedTensor]:
+    """What a plan does to each tensor, whatever the environment."""
     sources = smoothing_sources(plan)
     tensors = []
     for family in plan.tensors:

@@ -27,14 +27,19 @@ def preset_rules(scheme: SchemeName, inventory: Inventory, profile: Profile | No
     if profile is not None:
         low = {name for family in profile.tensors if family.role == "quantized" for name in expand(family.names)}
     else:
-        low = {
-            tensor.name
-            for tensor in inventory.tensors
-            if is_linear_weight(tensor) and _ENCODERS.isdisjoint(tensor.name.split("."))
-        }
+        low = set(default_linears(inventory))
     low_modules = {module_of(name) for name in low}
     rest = {module for tensor in inventory.tensors if (module := module_of(tensor.name)) not in low_modules}
     rules = [Rule(name="linears", scheme=scheme, targets=factor(low_modules))] if low_modules else []
     if rest:
         rules.append(Rule(name="rest", scheme="bf16", targets=factor(rest)))
     return Rules(rules=rules)
+
+
+def default_linears(inventory: Inventory) -> list[str]:
+    """Weights that a scheme over a whole model quantizes: not embeddings, heads, routers and encoders."""
+    return [
+        tensor.name
+        for tensor in inventory.tensors
+        if is_linear_weight(tensor) and _ENCODERS.isdisjoint(tensor.name.split("."))
+    ]
