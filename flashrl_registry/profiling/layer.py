@@ -1,10 +1,7 @@
-"""One layer of a pair: which factor went from where to where, found on the tensors.
+"""One layer of a pair: which factor went from where to where, and how well all of it explains the codes.
 
-The columns of a quantized linear carry a factor ``c``: ``codes ~ W * rows / c / scale``. Candidates for ``c`` are the
-quotients of every vector of the layer that changed (for norms that multiply by ``1 + w`` too), no factor, and the
-factors of other linears' rows. Each is tried on a sample of rows; what is left must be no more than rounding, and no
-more than the best factor there could be leaves (a rank-one fit). Names order the candidates, and say what is expected
-where a factor is near one. What no candidate explains is a fault with its name.
+``feeding.py`` finds what feeds each linear. Here every norm and every row factor becomes a group, or a fault with its
+name; every linear is compared, and what is not explained is a fault too.
 
 Shape legend: O output channels, I input columns, E parts (experts in one tensor).
 """
@@ -19,22 +16,15 @@ from flashrl_registry.documents import LinearFacts, SmoothingGroup
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.documents.profile import ChannelMap
 from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized
-from flashrl_registry.profiling.channels import Heads, channel_maps, feeding_rows, mapped
+from flashrl_registry.profiling.channels import Heads, feeding_rows
 from flashrl_registry.profiling.facts import factor_fault, linear_facts
 from flashrl_registry.profiling.faults import Fault
+from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL, Fed, Feeding
 from flashrl_registry.profiling.layout import F32, Mask
-from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, read_linear, row_factor
-from flashrl_registry.profiling.relations import Relation, find_relations, is_measured_always
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, read_linear
+from flashrl_registry.profiling.relations import find_relations
 
 Role = Literal["quantized", "rescaled", "unchanged"]
-
-LARGEST_RESIDUAL = 0.75
-"""Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
-GPTQ up to 0.41; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model)."""
-ROUNDING_ONLY = 0.33
-"""Residual that leaves nothing to explain."""
-_OVER_BEST, _SLACK = 1.3, 0.03
-"""How much more than the best factor there is a candidate may leave: quotients of two bfloat16 values are not exact."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +53,6 @@ class Result:
     faults: list[Fault] = field(default_factory=list)
 
 
-@dataclass
-class _Fed:
-    """A linear and what its columns were found to carry."""
-
-    linear: Linear
-    source: str | None
-    columns: Columns
-    carries_rows: bool
-    offset: int = 0
-
-
 class Layer:
     """Measures one task.
 
@@ -91,35 +70,26 @@ class Layer:
         self._pair, self._task, self._heads = pair, task, heads
         self._every_row, self._tick = every_row, tick
         self._result = Result()
-        self._changed: dict[str, ChangedVector] = {}
-        self._linears: dict[str, Linear] = {}
-        self._fed: dict[str, _Fed] = {}
-        self._rows: dict[str, tuple[F32, Mask]] = {}
-        self._row_groups: dict[str, tuple[ChannelMap | None, list[str]]] = {}
-        self._unexplained: dict[str, float | None] = {}
-        self._excused: set[str] = set()
-        self._hints: dict[str, Relation] = {}
-        for relation in find_relations(task.names):
-            self._hints |= dict.fromkeys(relation.targets, relation)
 
     def run(self) -> Result:
         """Measure everything; faults are collected, not raised."""
         result = self._result
-        for name in self._task.names:
-            if name not in self._task.linears:
-                result.roles[name] = "unchanged"
-        self._changed, faults = compare_unquantized(
-            self._pair, [name for name in self._task.names if name not in self._task.linears], self._tick
-        )
+        others = [name for name in self._task.names if name not in self._task.linears]
+        result.roles = {**dict.fromkeys(others, "unchanged"), **dict.fromkeys(self._task.linears, "quantized")}
+        changed, faults = compare_unquantized(self._pair, others, self._tick)
         result.faults += faults
+        linears: dict[str, Linear] = {}
+        excused: set[str] = set()
         for name in self._task.linears:
-            result.roles[name] = "quantized"
-            self._linears[name], faults = read_linear(self._pair.reference, self._pair.quantized, name, self._pair.form)
+            linears[name], faults = read_linear(self._pair.reference, self._pair.quantized, name, self._pair.form)
             result.faults += faults
             if faults:
-                self._excused.add(name)
-            self._keep_scales(self._linears[name])
-        self._feed()
+                excused.add(name)
+            self._keep_scales(linears[name])
+        hints = {target: relation for relation in find_relations(self._task.names) for target in relation.targets}
+        self._found = Feeding(self._pair, self._heads, linears, changed, hints, excused)
+        self._found.find()
+        result.faults += self._found.faults
         self._add_norms()
         self._add_rows()
         self._compare()
@@ -130,145 +100,25 @@ class Layer:
             if grid.size:
                 self._result.vectors[f"{key}/{linear.name}"] = grid.reshape(-1) if grid.shape[1] == 1 else grid
 
-    # What feeds each linear.
-
-    def _feed(self) -> None:
-        later = []
-        for name, linear in self._linears.items():
-            if name in self._excused:
-                continue
-            source = self._forced_source(name)
-            if source is not None:
-                later.append((name, source))
-            else:
-                self._feed_by_vector(linear)
-        for name, source in later:
-            self._feed_by_rows(self._linears[name], [source], forced=True)
-        while True:
-            before = len(self._unexplained)
-            for name in list(self._unexplained):
-                linear = self._linears[name]
-                carrying = [fed.linear for fed in self._fed.values() if fed.carries_rows and fed.linear.name != name]
-                self._feed_by_rows(linear, self._ordered(linear, carrying), forced=False)
-            if len(self._unexplained) == before:
-                return
-
-    def _forced_source(self, name: str) -> Linear | None:
-        """The linear whose row factor is measured whether or not there is one, as FlashRL does; int8 only."""
-        hint = self._hints.get(name)
-        if hint is None or hint.source not in self._linears or not is_measured_always(hint.source, name):
-            return None
-        source = self._linears[hint.source]
-        fits = source.is_int and source.num_rows == self._linears[name].num_columns and source.num_parts == 1
-        return source if fits else None
-
-    def _candidates(self, linear: Linear) -> list[tuple[str | None, int, Columns]]:
-        """No factor, and every vector that changed and fits; what the name hints at comes first."""
-        hint = self._hints.get(linear.name)
-        found: list[tuple[str | None, int, Columns]] = [(None, 0, Columns.ones(linear.num_columns))]
-        for name, vector in self._changed.items():
-            if name.endswith(".bias"):
-                continue  # what is added is no factor; it goes with the weight beside it
-            for offset, (factor, dead) in vector.factors.items():
-                if factor.size == linear.num_columns:
-                    found.append((name, offset, Columns.of(factor, dead)))
-        expected = hint.source if hint is not None and hint.source in self._changed else None
-        return sorted(found, key=lambda candidate: (candidate[0] != expected, candidate[0] is not None))
-
-    def _feed_by_vector(self, linear: Linear) -> None:
-        sample = self._sample(linear)
-        if sample is None:
-            return
-        tried = []
-        for source, offset, columns in self._candidates(linear):
-            plain, best = sample.residuals(columns)
-            tried.append((best, plain, _Fed(linear, source, columns, _carries_rows(plain, best), offset)))
-            if best < ROUNDING_ONLY:
-                break
-        best, _, fed = min(tried, key=lambda entry: entry[0])
-        floor = None
-        if best >= ROUNDING_ONLY and linear.num_parts == 1:
-            floor = sample.fit()[1]
-        if best <= _limit(floor):
-            self._fed[linear.name] = fed
-        else:
-            self._unexplained[linear.name] = floor
-
-    def _sample(self, linear: Linear) -> Sample | None:
-        """Some rows; None, and a fault, where they cannot be used."""
-        sample = Sample(self._pair, linear)
-        if not sample.is_finite:
-            reason = "holds weights that are not finite"
-        elif not sample.y_RI.any() and sample.x_RI.any():
-            reason = "has codes that are all zero, and weights that are not"
-        else:
-            return sample
-        self._result.faults.append(Fault(linear.name, reason))
-        self._excused.add(linear.name)
-        self._unexplained.pop(linear.name, None)
-        return None
-
-    def _ordered(self, target: Linear, sources: list[Linear]) -> list[Linear]:
-        hint = self._hints.get(target.name)
-        expected = hint.source if hint is not None else None
-        return sorted(sources, key=lambda source: (source.name != expected, -_num_shared(source.name, target.name)))
-
-    def _feed_by_rows(self, target: Linear, sources: list[Linear], *, forced: bool) -> None:
-        sample = self._sample(target)
-        if sample is None:
-            return
-        floor, best = self._unexplained.get(target.name), None
-        for source in sources:
-            if forced and source.name not in self._fed:
-                self._excused.add(target.name)  # the source is refused itself
-                return
-            for channels in channel_maps(source, target, self._heads):
-                if source.name in self._row_groups and self._row_groups[source.name][0] != channels:
-                    continue
-                factor, dead = self._row_factor(source)
-                if forced and factor_fault(factor):
-                    self._row_groups[source.name] = (channels, [target.name])
-                    self._excused.add(target.name)
-                    return
-                columns = Columns.of(mapped(factor, channels), mapped(dead, channels))
-                plain, left = sample.residuals(columns)
-                if np.isfinite(left) and (best is None or left < best[0]):
-                    best = left, source, channels, _Fed(target, source.name, columns, _carries_rows(plain, left))
-            if best is not None and best[0] < ROUNDING_ONLY:
-                break
-        if best is None or (not forced and best[0] > _limit(floor)):
-            return
-        _, source, channels, fed = best
-        self._fed[target.name] = fed
-        self._unexplained.pop(target.name, None)
-        self._row_groups.setdefault(source.name, (channels, []))[1].append(target.name)
-
-    def _row_factor(self, linear: Linear) -> tuple[F32, Mask]:
-        if linear.name not in self._rows:
-            self._rows[linear.name] = row_factor(self._pair, linear, self._fed[linear.name].columns)
-        return self._rows[linear.name]
-
-    # Groups.
-
     def _add_norms(self) -> None:
-        claimed: dict[str, list[_Fed]] = {}
-        for fed in self._fed.values():
-            if fed.source in self._changed:
+        claimed: dict[str, list[Fed]] = {}
+        for fed in self._found.fed.values():
+            if fed.source is not None and fed.source in self._found.changed:
                 claimed.setdefault(fed.source, []).append(fed)
-        for name, vector in self._changed.items():
+        for name, vector in self._found.changed.items():
             if name in claimed:
                 self._add_norm(name, vector, claimed[name])
-        for name, vector in self._changed.items():
+        for name, vector in self._found.changed.items():
             if name not in claimed and not self._is_rescaled_bias(name, vector):
                 self._refuse_vector(name, vector)
 
-    def _add_norm(self, name: str, vector: ChangedVector, fed: list[_Fed]) -> None:
+    def _add_norm(self, name: str, vector: ChangedVector, fed: list[Fed]) -> None:
         votes = [entry.offset for entry in fed]
         offset = max(set(votes), key=lambda value: (votes.count(value), -value))
         factor, dead = vector.factors[offset]
         for entry in fed:  # one norm works in one way; the facts tell whether all agree
             entry.columns, entry.offset = Columns.of(factor, dead), offset
-        hints = [hint for hint in self._hints.values() if hint.source == name]
+        hints = [hint for hint in self._found.hints.values() if hint.source == name]
         unquantized = [
             target for target in (hints[0].targets if hints else ())
             if target not in self._task.linears and self._pair.reference.index.specs[target].shape[-1:] == [factor.size]
@@ -290,7 +140,9 @@ class Layer:
         source = name.removesuffix(".bias") + ".weight"
         if not name.endswith(".bias"):
             return False
-        factor = self._rows[source][0] if source in self._row_groups and source in self._rows else None
+        factor = (
+            self._found.rows[source][0] if source in self._found.row_groups and source in self._found.rows else None
+        )
         factor = self._result.vectors.get(f"inv_smoothing/{source}", factor)
         if factor is None or factor.size != vector.reference.size:
             return False
@@ -303,22 +155,22 @@ class Layer:
     def _refuse_vector(self, name: str, vector: ChangedVector) -> None:
         if vector.fault and not name.endswith(".bias"):
             self._result.faults.append(Fault(name, f"differs between the checkpoints, and {vector.fault}"))
-            fed = {target for target, hint in self._hints.items() if hint.source == name}
-            self._excused |= fed & set(self._unexplained)
+            fed = {target for target, hint in self._found.hints.items() if hint.source == name}
+            self._found.excused |= fed & set(self._found.unexplained)
         else:
             reason = "differs between the checkpoints, and feeds no quantized linear that carries its factor"
             self._result.faults.append(Fault(name, reason))
 
     def _add_rows(self) -> None:
-        for name, (channels, targets) in self._row_groups.items():
-            factor, dead = self._rows[name]
+        for name, (channels, targets) in self._found.row_groups.items():
+            factor, dead = self._found.rows[name]
             feeds = feeding_rows(factor.size, channels)
             if reason := factor_fault(factor[feeds]):
                 self._result.faults.append(Fault(name, reason))
-                self._excused.add(name)
+                self._found.excused.add(name)
                 continue
             factor = np.where(feeds, factor, np.float32(1))
-            self._rows[name] = factor, dead
+            self._found.rows[name] = factor, dead
             self._add_group(name, "linear", targets, factor, dead & feeds, channels=channels)
 
     def _add_group(
@@ -338,35 +190,35 @@ class Layer:
 
     def _compare(self) -> None:
         used: dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
-        for name, linear in self._linears.items():
-            if name in self._fed and name not in self._excused:
-                fed = self._fed[name]
-                rows = self._rows[name][0] if name in self._row_groups else None
+        for name, linear in self._found.linears.items():
+            if name in self._found.fed and name not in self._found.excused:
+                fed = self._found.fed[name]
+                rows = self._found.rows[name][0] if name in self._found.row_groups else None
                 facts, columns = linear_facts(self._pair, linear, fed.columns, rows, every_row=self._every_row)
                 if columns is not None:
                     used[name] = columns
                 self._judge(fed, facts)
-            elif name in self._unexplained and name not in self._excused:
+            elif name in self._found.unexplained and name not in self._found.excused:
                 self._result.faults.append(Fault(name, self._unexplained_reason(name)))
             self._tick(name)
         if self._every_row:
             self._result.groups = [self._with_dead_channels(group, used) for group in self._result.groups]
 
-    def _judge(self, fed: _Fed, facts: LinearFacts | None) -> None:
+    def _judge(self, fed: Fed, facts: LinearFacts | None) -> None:
         name = fed.linear.name
         if facts is None:
             self._result.faults.append(Fault(name, "holds weights that are not finite"))
         elif facts.residual_rms <= LARGEST_RESIDUAL:
             self._result.facts.append(facts)
-        elif fed.carries_rows and name not in self._row_groups:
+        elif fed.carries_rows and name not in self._found.row_groups:
             reason = "has rows that carry a factor, and no linear of its layer divides it out"
             self._result.faults.append(Fault(name, reason))
         else:
             self._result.faults.append(Fault(name, _not_explained(fed.source)))
 
     def _unexplained_reason(self, name: str) -> str:
-        hint, floor = self._hints.get(name), self._unexplained[name]
-        expected = hint.source if hint is not None and (hint.source in self._changed) else None
+        hint, floor = self._found.hints.get(name), self._found.unexplained[name]
+        expected = hint.source if hint is not None and (hint.source in self._found.changed) else None
         reason = _not_explained(expected)
         if floor is None:
             return reason
@@ -381,22 +233,6 @@ class Layer:
         for target in group.targets:
             alive |= used[target]
         return group.model_copy(update={"num_dead_channels": int((alive == 0).sum())})
-
-
-def _num_shared(left: str, right: str) -> int:
-    """Path segments that two names begin with."""
-    pairs = zip(left.split("."), right.split("."), strict=False)
-    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
-
-
-def _carries_rows(plain: float, best: float) -> bool:
-    """Whether a factor of the rows is needed to explain the codes, and does."""
-    return best <= LARGEST_RESIDUAL and best * 1.25 + 0.05 < plain
-
-
-def _limit(floor: float | None) -> float:
-    """What a candidate may leave."""
-    return LARGEST_RESIDUAL if floor is None else min(LARGEST_RESIDUAL, _OVER_BEST * floor + _SLACK)
 
 
 def _not_explained(source: str | None) -> str:

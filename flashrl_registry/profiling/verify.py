@@ -19,7 +19,7 @@ from flashrl_registry.profiling.changes import ChangedVector, compare_unquantize
 from flashrl_registry.profiling.channels import mapped
 from flashrl_registry.profiling.facts import linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
-from flashrl_registry.profiling.layer import LARGEST_RESIDUAL
+from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL
 from flashrl_registry.profiling.layout import F32
 from flashrl_registry.profiling.linear import Columns, Pair, read_linear
 from flashrl_registry.profiling.output import StoredVector

@@ -1,0 +1,213 @@
+"""What feeds each linear of a layer, found on the tensors.
+
+The columns of a quantized linear carry a factor ``c``: ``codes ~ W * rows / c / scale``. Candidates for ``c`` are the
+quotients of every vector of the layer that changed (for norms that multiply by ``1 + w`` too), no factor, and the
+factors of other linears' rows. Each is tried on a sample of rows; what is left must be no more than rounding, and no
+more than the best factor there could be leaves (a rank-one fit). Names order the candidates, and say what is expected
+where a factor is near one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flashrl_registry.documents.profile import ChannelMap
+from flashrl_registry.profiling.changes import ChangedVector
+from flashrl_registry.profiling.channels import Heads, channel_maps, mapped
+from flashrl_registry.profiling.facts import factor_fault
+from flashrl_registry.profiling.faults import Fault
+from flashrl_registry.profiling.layout import F32, Mask
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, row_factor
+from flashrl_registry.profiling.relations import Relation, is_measured_always
+
+LARGEST_RESIDUAL = 0.75
+"""Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
+GPTQ up to 0.41; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model)."""
+ROUNDING_ONLY = 0.33
+"""Residual that leaves nothing to explain."""
+_OVER_BEST, _SLACK = 1.3, 0.03
+"""How much more than the best factor there is a candidate may leave: quotients of two bfloat16 values are not exact."""
+
+
+@dataclass
+class Fed:
+    """A linear and what its columns were found to carry.
+
+    Attributes:
+        linear: The linear.
+        source: Vector or linear that feeds it; None where its columns carry nothing.
+        columns: The factor.
+        carries_rows: Its own rows carry a factor.
+        offset: 1 where the source is a norm that multiplies by ``1 + w``.
+    """
+
+    linear: Linear
+    source: str | None
+    columns: Columns
+    carries_rows: bool
+    offset: int = 0
+
+
+@dataclass
+class Feeding:
+    """The search in one layer, and what it found.
+
+    Attributes:
+        pair: Both checkpoints, open.
+        heads: Attention heads of the model.
+        linears: Quantized linears by name.
+        changed: Vectors that differ between the checkpoints.
+        hints: What names say of each linear.
+        excused: Linears that are not looked at, or not blamed: another fault says why.
+        fed: Linears whose columns are explained.
+        rows: Factors of rows, and dead rows, of the linears that they were asked of.
+        row_groups: Linears that feed others: how, and which.
+        unexplained: Linears whose columns nothing explains, and what the best factor there could be leaves.
+        faults: What is wrong with weights themselves.
+    """
+
+    pair: Pair
+    heads: Heads | None
+    linears: Mapping[str, Linear]
+    changed: Mapping[str, ChangedVector]
+    hints: Mapping[str, Relation]
+    excused: set[str]
+    fed: dict[str, Fed] = field(default_factory=dict)
+    rows: dict[str, tuple[F32, Mask]] = field(default_factory=dict)
+    row_groups: dict[str, tuple[ChannelMap | None, list[str]]] = field(default_factory=dict)
+    unexplained: dict[str, float | None] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def find(self) -> None:
+        """Find what feeds every linear that can be used; the others are in ``unexplained`` or have a fault."""
+        later = []
+        for name, linear in self.linears.items():
+            if name in self.excused:
+                continue
+            source = self._forced_source(name)
+            if source is not None:
+                later.append((name, source))
+            else:
+                self._feed_by_vector(linear)
+        for name, source in later:
+            self._feed_by_rows(self.linears[name], [source], forced=True)
+        while True:
+            before = len(self.unexplained)
+            for name in list(self.unexplained):
+                linear = self.linears[name]
+                carrying = [fed.linear for fed in self.fed.values() if fed.carries_rows and fed.linear.name != name]
+                self._feed_by_rows(linear, self._ordered(linear, carrying), forced=False)
+            if len(self.unexplained) == before:
+                return
+
+    def _forced_source(self, name: str) -> Linear | None:
+        """The linear whose row factor is measured whether or not there is one, as FlashRL does; int8 only."""
+        hint = self.hints.get(name)
+        if hint is None or hint.source not in self.linears or not is_measured_always(hint.source, name):
+            return None
+        source = self.linears[hint.source]
+        fits = source.is_int and source.num_rows == self.linears[name].num_columns and source.num_parts == 1
+        return source if fits else None
+
+    def _candidates(self, linear: Linear) -> list[tuple[str | None, int, Columns]]:
+        """No factor, and every vector that changed and fits; what the name hints at comes first."""
+        hint = self.hints.get(linear.name)
+        found: list[tuple[str | None, int, Columns]] = [(None, 0, Columns.ones(linear.num_columns))]
+        for name, vector in self.changed.items():
+            if name.endswith(".bias"):
+                continue  # what is added is no factor; it goes with the weight beside it
+            for offset, (factor, dead) in vector.factors.items():
+                if factor.size == linear.num_columns:
+                    found.append((name, offset, Columns.of(factor, dead)))
+        expected = hint.source if hint is not None and hint.source in self.changed else None
+        return sorted(found, key=lambda candidate: (candidate[0] != expected, candidate[0] is not None))
+
+    def _feed_by_vector(self, linear: Linear) -> None:
+        sample = self._sample(linear)
+        if sample is None:
+            return
+        tried = []
+        for source, offset, columns in self._candidates(linear):
+            plain, best = sample.residuals(columns)
+            tried.append((best, plain, Fed(linear, source, columns, _carries_rows(plain, best), offset)))
+            if best < ROUNDING_ONLY:
+                break
+        best, _, fed = min(tried, key=lambda entry: entry[0])
+        floor = None
+        if best >= ROUNDING_ONLY and linear.num_parts == 1:
+            floor = sample.fit()[1]
+        if best <= _limit(floor):
+            self.fed[linear.name] = fed
+        else:
+            self.unexplained[linear.name] = floor
+
+    def _sample(self, linear: Linear) -> Sample | None:
+        """Some rows; None, and a fault, where they cannot be used."""
+        sample = Sample(self.pair, linear)
+        if not sample.is_finite:
+            reason = "holds weights that are not finite"
+        elif not sample.y_RI.any() and sample.x_RI.any():
+            reason = "has codes that are all zero, and weights that are not"
+        else:
+            return sample
+        self.faults.append(Fault(linear.name, reason))
+        self.excused.add(linear.name)
+        self.unexplained.pop(linear.name, None)
+        return None
+
+    def _ordered(self, target: Linear, sources: list[Linear]) -> list[Linear]:
+        hint = self.hints.get(target.name)
+        expected = hint.source if hint is not None else None
+        return sorted(sources, key=lambda source: (source.name != expected, -_num_shared(source.name, target.name)))
+
+    def _feed_by_rows(self, target: Linear, sources: list[Linear], *, forced: bool) -> None:
+        sample = self._sample(target)
+        if sample is None:
+            return
+        floor, best = self.unexplained.get(target.name), None
+        for source in sources:
+            if forced and source.name not in self.fed:
+                self.excused.add(target.name)  # the source is refused itself
+                return
+            for channels in channel_maps(source, target, self.heads):
+                if source.name in self.row_groups and self.row_groups[source.name][0] != channels:
+                    continue
+                factor, dead = self._row_factor(source)
+                if forced and factor_fault(factor):
+                    self.row_groups[source.name] = (channels, [target.name])
+                    self.excused.add(target.name)
+                    return
+                columns = Columns.of(mapped(factor, channels), mapped(dead, channels))
+                plain, left = sample.residuals(columns)
+                if np.isfinite(left) and (best is None or left < best[0]):
+                    best = left, source, channels, Fed(target, source.name, columns, _carries_rows(plain, left))
+            if best is not None and best[0] < ROUNDING_ONLY:
+                break
+        if best is None or (not forced and best[0] > _limit(floor)):
+            return
+        _, source, channels, fed = best
+        self.fed[target.name] = fed
+        self.unexplained.pop(target.name, None)
+        self.row_groups.setdefault(source.name, (channels, []))[1].append(target.name)
+
+    def _row_factor(self, linear: Linear) -> tuple[F32, Mask]:
+        if linear.name not in self.rows:
+            self.rows[linear.name] = row_factor(self.pair, linear, self.fed[linear.name].columns)
+        return self.rows[linear.name]
+
+
+def _num_shared(left: str, right: str) -> int:
+    """Path segments that two names begin with."""
+    pairs = zip(left.split("."), right.split("."), strict=False)
+    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
+
+
+def _carries_rows(plain: float, best: float) -> bool:
+    """Whether a factor of the rows is needed to explain the codes, and does."""
+    return best <= LARGEST_RESIDUAL and best * 1.25 + 0.05 < plain
+
+
+def _limit(floor: float | None) -> float:
+    """What a candidate may leave."""
+    return LARGEST_RESIDUAL if floor is None else min(LARGEST_RESIDUAL, _OVER_BEST * floor + _SLACK)
