@@ -52,9 +52,25 @@ SigningKey = Annotated[
         help="Private EC key (PEM); else FLASHRL_SIGNING_KEY. Its passphrase, if any: FLASHRL_SIGNING_PASSPHRASE.",
     ),
 ]
+Text = Annotated[
+    list[Path],
+    typer.Option("-t", "--text", help="UTF-8 text to measure on, such as what the model will write; several are read."),
+]
+NumTokens = Annotated[int, typer.Option("--tokens", min=16, help="Tokens of the text to use.")]
+SequenceTokens = Annotated[int, typer.Option("--sequence", min=16, help="Tokens of one sequence.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="torch's name of the device.  [default: a GPU where there is one]")
+]
 Name = typer.Argument(metavar="NAME", help="namespace/name; hf://namespace/name on a Hub.")
 
-_EXTRA_OF = {"torch": "torch", "safetensors": "torch", "numpy": "torch", "numba": "torch", "vllm": "vllm"}
+_EXTRA_OF = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "numpy": "torch",
+    "numba": "torch",
+    "vllm": "vllm",
+    "transformers": "quality",
+}
 
 
 def local_store() -> "LocalStore":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flashrl_registry.compiler.match import dead_target, matching, partly_dead
 from flashrl_registry.compiler.memory import tensor_bytes
+from flashrl_registry.compiler.notes import notes_of, why_chosen
 from flashrl_registry.compiler.smoothing import SmoothingSources, smoothing_sources
 from flashrl_registry.documents import Plan, PlannedFamily, Rule
 from flashrl_registry.documents.names import expand, factor
@@ -29,6 +30,7 @@ class Explanation:
         columns: Source, or family of sources, of the factor that divides its input columns, or None.
         bytes_before: Bytes of one tensor in the checkpoint.
         bytes_after: Bytes of one tensor in the engine.
+        chosen: Why ``compile --auto`` chose this for its group; None for what a person decided.
     """
 
     names: str
@@ -44,6 +46,7 @@ class Explanation:
     columns: str | None
     bytes_before: int
     bytes_after: int
+    chosen: str | None = None
 
 
 def explain(plan: Plan, target: str | None = None) -> tuple[Explanation, ...]:
@@ -98,6 +101,7 @@ def _explanation(plan: Plan, family: PlannedFamily, sources: SmoothingSources, p
         columns=columns,
         bytes_before=tensor_bytes(family.shape, family.dtype),
         bytes_after=tensor_bytes(family.shape, family.dtype, family.treatment),
+        chosen=why_chosen(notes, names) if (notes := notes_of(plan)) is not None else None,
     )
 
 

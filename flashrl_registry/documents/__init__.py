@@ -37,6 +37,7 @@ from flashrl_registry.documents.resolved import (
     ResolvedTensor,
 )
 from flashrl_registry.documents.rules import EngineSettings, Rule, Rules, UpdateSettings
+from flashrl_registry.documents.sensitivity import ScoredGroup, Sensitivity
 from flashrl_registry.documents.tensors import BaseModelInfo, Inventory, TensorSpec, base_model_info
 from flashrl_registry.documents.trusted import Publisher, Trusted
 
@@ -83,6 +84,8 @@ __all__ = [
     "Rule",
     "Rules",
     "SchemeName",
+    "ScoredGroup",
+    "Sensitivity",
     "Sidecar",
     "SignEvent",
     "Smoothing",

@@ -16,12 +16,13 @@ from flashrl_registry.documents.plan import Plan
 from flashrl_registry.documents.profile import Profile
 from flashrl_registry.documents.resolved import ResolvedPlan
 from flashrl_registry.documents.rules import Rules
+from flashrl_registry.documents.sensitivity import Sensitivity
 from flashrl_registry.documents.trusted import Trusted
 from flashrl_registry.errors import Finding, SchemaError
 
 KINDS: dict[str, type[Document]] = {
     model.KIND: model
-    for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid, History, Evidence, Trusted)
+    for model in (Profile, Rules, Plan, ResolvedPlan, Manifest, Lock, Hybrid, History, Evidence, Trusted, Sensitivity)
 }
 """Document classes by the word in their ``schema_version``."""
 
@@ -35,6 +36,8 @@ _COMMON_KEYS = {
     "environment",
     "what",
     "device",
+    "text",
+    "groups",
     "versions",
     "method",
     "created_at",

@@ -1,8 +1,9 @@
 """``flashrl-registry compile``: rules and a model's tensor names to a plan."""
 
 import difflib
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +11,20 @@ from flashrl_cli import output
 from flashrl_cli.arguments import Folder, Json
 from flashrl_cli.render import plan_data, treatment_table
 
+if TYPE_CHECKING:
+    from flashrl_registry.compiler import Auto, Budget
+    from flashrl_registry.documents import SchemeName
+
 # Written out: the documents that define them cost 0.1 s to import, and --help should not; a test compares.
 SCHEME_NAMES = "bf16, fp8, fp8_tensor, fp8_channel, fp8_block, int8, int8_prune, or FlashRL's name for one"
+
+
+class Target(StrEnum):
+    """Devices that a plan may be for."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    rocm = "rocm"
 
 
 def compile_command(
@@ -30,6 +43,23 @@ def compile_command(
         typer.Option("--scheme", "--fn", help=f"One scheme for the whole model: {SCHEME_NAMES}.  [default: int8]"),
     ] = None,
     rules_file: Annotated[Path | None, typer.Option("--rules", help="Rules document, instead of --scheme.")] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Choose a format per group of linears, instead of --scheme.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="For --auto: avg-bits=N of all linear weights, kl=X in nats, or bf16=SHARE."),
+    ] = None,
+    sensitivity_path: Annotated[
+        Path | None, typer.Option("--sensitivity", help="For --auto: what flashrl-registry sensitivity wrote.")
+    ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--choice", help="For --auto: a scored scheme that it may choose.  [default: all]"),
+    ] = None,
+    device: Annotated[
+        Target, typer.Option("--device", help="For --auto: the device that the plan must run on.")
+    ] = Target.cuda,
     profile_path: Annotated[
         Path | None, typer.Option("-p", "--profile", help="Profile of this model's pair: file or folder.")
     ] = None,
@@ -40,21 +70,24 @@ def compile_command(
 ) -> None:
     """Decide the treatment of every tensor, or say why not."""
     from flashrl_registry.checkpoints import read_inventory
-    from flashrl_registry.compiler import compile_plan, diagnostic_lines, preset_rules
-    from flashrl_registry.documents import SCHEMES, SYNONYMS, canonical_scheme
+    from flashrl_registry.compiler import auto_plan, compile_plan, diagnostic_lines, preset_rules
+    from flashrl_registry.documents import Sensitivity, read_document
     from flashrl_registry.registry import compile_file, read_profile, write_bundle
 
-    if scheme is not None and rules_file is not None:
-        raise typer.BadParameter("give --scheme or --rules, not both")
-    wanted = canonical_scheme("int8" if scheme is None else scheme)
-    if wanted is None:
-        near = difflib.get_close_matches(str(scheme).lower(), (*SCHEMES, *SYNONYMS), n=1)
-        meant = f"; did you mean '{near[0]}'?" if near else ""
-        names = ", ".join((*SCHEMES, *SYNONYMS))
-        raise typer.BadParameter(f"'{scheme}' is not one of {names}{meant}", param_hint="--scheme")
+    if sum((scheme is not None, rules_file is not None, auto)) > 1:
+        raise typer.BadParameter("give one of --scheme, --rules and --auto")
+    limit = _budget(budget, sensitivity_path, auto=auto, choices=choices)
+    wanted = _scheme(scheme)
     inventory = read_inventory(model, name)
     profile, sidecar = read_profile(profile_path) if profile_path is not None else (None, None)
-    if rules_file is not None:
+    chosen: Auto | None = None
+    if limit is not None and sensitivity_path is not None:
+        scores = read_document(sensitivity_path, Sensitivity)
+        chosen = auto_plan(
+            inventory, scores, limit, profile=profile, device=device.value, schemes=_choices(choices, scores)
+        )
+        compiled = chosen.compiled
+    elif rules_file is not None:
         compiled = compile_file(rules_file, inventory, profile)
     else:
         compiled = compile_plan(preset_rules(wanted, inventory, profile), inventory, profile)
@@ -69,10 +102,64 @@ def compile_command(
         f"model   {plan.base_model.name} ({plan.base_model.architecture})",
         "",
         treatment_table(plan),
+        *(["", *_front_lines(chosen)] if chosen is not None else []),
         *(["", *notes] if notes else []),
     ]
+    data: dict[str, Any] = {"plan": destination, "files": files, **plan_data(plan)}
+    if chosen is not None:
+        data["auto"] = chosen.notes.model_dump(mode="json")
     output.result(
-        {"plan": destination, "files": files, **plan_data(plan), "notes": [vars(note) for note in compiled.notes]},
+        {**data, "notes": [vars(note) for note in compiled.notes]},
         "\n".join(lines),
         as_json=as_json,
     )
+
+
+def _scheme(scheme: str | None) -> "SchemeName":
+    from flashrl_registry.documents import SCHEMES, SYNONYMS, canonical_scheme
+
+    wanted = canonical_scheme("int8" if scheme is None else scheme)
+    if wanted is None:
+        near = difflib.get_close_matches(str(scheme).lower(), (*SCHEMES, *SYNONYMS), n=1)
+        meant = f"; did you mean '{near[0]}'?" if near else ""
+        names = ", ".join((*SCHEMES, *SYNONYMS))
+        raise typer.BadParameter(f"'{scheme}' is not one of {names}{meant}", param_hint="--scheme")
+    return wanted
+
+
+def _budget(text: str | None, scores: Path | None, *, auto: bool, choices: list[str] | None) -> "Budget | None":
+    """What --auto may cost; None without it."""
+    from flashrl_registry.compiler import parse_budget
+
+    if not auto:
+        given = {"--budget": text, "--sensitivity": scores, "--choice": choices}
+        if alone := next((option for option, value in given.items() if value is not None), None):
+            raise typer.BadParameter(f"{alone} belongs to --auto")
+        return None
+    if text is None or scores is None:
+        raise typer.BadParameter("--auto needs --budget and --sensitivity")
+    try:
+        return parse_budget(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--budget") from exc
+
+
+def _choices(asked: list[str] | None, scores: Any) -> Any:
+    scored = [entry.scheme for entry in scores.schemes]
+    if unknown := sorted(set(asked or ()) - set(scored)):
+        raise typer.BadParameter(f"'{unknown[0]}' was not scored; {', '.join(scored)} were", param_hint="--choice")
+    return [scheme for scheme in scored if scheme in asked] if asked else None
+
+
+def _front_lines(chosen: "Auto") -> list[str]:
+    """The choice in words, and the front as a table; the plan's own row is marked."""
+    groups = ", ".join(f"{count} {name}" for name, count in sorted(chosen.num_groups().items()))
+    rows = [
+        (f"{p.avg_bits:.3f}", f"{100 * p.bf16_share:.1f}", f"{p.predicted_kl:.5f}", "<- this plan" if p.chosen else "")
+        for p in chosen.notes.front
+    ]
+    return [
+        f"auto    {chosen.notes.budget}: {groups}; predicted KL {chosen.point.predicted_kl:.5f} nat",
+        "",
+        output.table(("BITS/WEIGHT", "BF16 %", "PREDICTED KL", ""), rows),
+    ]

@@ -28,6 +28,7 @@ def explain(
         f"  {entry.treatment}: {entry.reason}\n"
         f"  {output.size(entry.bytes_before)} in the checkpoint, {output.size(entry.bytes_after)} in the engine"
         + (", each" if entry.num_tensors > 1 else "")
+        + (f"\n  {entry.chosen}" if entry.chosen else "")
         for entry in entries
     ]
     output.result(

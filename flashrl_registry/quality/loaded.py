@@ -1,0 +1,145 @@
+"""A model and text for it, by transformers."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flashrl_registry.checkpoints import read_inventory
+from flashrl_registry.compiler.presets import default_linears
+from flashrl_registry.documents import Inventory, TensorSpec
+from flashrl_registry.documents.sensitivity import MeasuredText
+from flashrl_registry.errors import CheckpointError, ProfilingError
+from flashrl_registry.quality.places import Place, find_places
+
+SHORTEST = 16
+"""A sequence of fewer tokens is left out: a model knows nothing yet."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bf16 model, held in float32.
+
+    Attributes:
+        model: transformers' model, in evaluation mode, whose weights take no gradient.
+        tokenizer: Its tokenizer.
+        inventory: The checkpoint's tensors.
+        places: Where its linears are.
+        lost: Linears that are nowhere, with the reason.
+        specs: Tensor to its shape and dtype.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    inventory: Inventory
+    places: dict[str, Place]
+    lost: dict[str, str]
+    specs: dict[str, TensorSpec]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+
+def load(model: str, device: str | None = None) -> Loaded:
+    """Load a bf16 model.
+
+    Args:
+        model: A folder, or ``owner/name[@revision]`` on the Hub.
+        device: torch's name of it; None takes a GPU where there is one.
+
+    Raises:
+        CheckpointError: It cannot be read, or transformers does not know it.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    inventory = read_inventory(model)
+    name, _, revision = (model, "", "") if Path(model).expanduser().is_dir() else model.partition("@")
+    where = {"revision": revision} if revision else {}
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        loaded = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **where)
+    except (OSError, ValueError, KeyError, RuntimeError) as exc:
+        first = str(exc).strip().partition("\n")[0]
+        raise CheckpointError(f"transformers cannot load {model}: {first}", hint="it is read as a causal LM") from exc
+    if hasattr(loaded, "set_experts_implementation"):
+        loaded.set_experts_implementation("eager")  # one linear per expert, whose inputs can be seen
+    loaded.requires_grad_(False).eval()
+    loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    places, lost = find_places(loaded, inventory, default_linears(inventory))
+    if not places:
+        raise CheckpointError(
+            f"none of the linears of {model} is found in transformers' {type(loaded).__name__}",
+            hint="sensitivity and quality need a model whose linears have the checkpoint's names",
+        )
+    specs = {tensor.name: tensor for tensor in inventory.tensors}
+    return Loaded(loaded, tokenizer, inventory, places, lost, specs)
+
+
+def sequences_of(tokenizer: Any, files: Sequence[Path], *, num_tokens: int, sequence_tokens: int) -> list[Tensor]:
+    """Cut text into sequences of tokens.
+
+    Args:
+        tokenizer: The model's.
+        files: UTF-8 text, in this order.
+        num_tokens: Tokens in all; the text's first ones.
+        sequence_tokens: Tokens of a sequence; a file's last one may be shorter.
+
+    Returns:
+        Token ids, int64, each of shape (1, T).
+
+    Raises:
+        ProfilingError: A file cannot be read, or the files hold no text.
+    """
+    sequences: list[Tensor] = []
+    left = num_tokens
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ProfilingError(f"{file} cannot be read as text: {exc}", hint="give UTF-8 text files") from exc
+        ids = tokenizer(text, add_special_tokens=False).input_ids[:left]
+        for start in range(0, len(ids), sequence_tokens):
+            piece = ids[start : start + sequence_tokens]
+            if len(piece) >= min(SHORTEST, sequence_tokens):
+                sequences.append(torch.tensor([piece]))
+                left -= len(piece)
+    if not sequences:
+        raise ProfilingError(
+            f"no text in {', '.join(map(str, files))}: a file gives at least {SHORTEST} tokens",
+            hint="give text like what the model will write",
+        )
+    return sequences
+
+
+def measured_text(sequences: Sequence[Tensor]) -> MeasuredText:
+    """The identity of some sequences."""
+    lines = "".join(" ".join(map(str, tokens[0].tolist())) + "\n" for tokens in sequences)
+    return MeasuredText(
+        digest="sha256:" + hashlib.sha256(lines.encode()).hexdigest(),
+        num_tokens=sum(tokens.shape[1] for tokens in sequences),
+        sequence_tokens=max(tokens.shape[1] for tokens in sequences),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Releases that take part."""
+    import transformers
+
+    from flashrl_registry import __version__
+
+    return {"flashrl-registry": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def device_name(device: torch.device) -> str:
+    """A device for people."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type}, {torch.get_num_threads()} threads"
