@@ -33,6 +33,10 @@ def fingerprint(matrix: "torch.Tensor", *, chunks: int = 1, first_chunk: int = 0
     Returns:
         int64, (R, C), on the matrix's device.
     """
+    from flashrl_registry.ops import kernels_run
+
+    if kernels_run(matrix.device) and matrix.numel() > 0:
+        return _by_kernel(matrix, chunks, first_chunk, None)
     return _fingerprint(matrix, chunks, first_chunk, sums=None)
 
 
@@ -48,16 +52,30 @@ def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[
     """
     import torch
 
-    from flashrl_registry.ops import all_finite
+    from flashrl_registry.ops import all_finite, kernels_run
 
     if not matrix.is_floating_point() or matrix.element_size() == 1:
         return fingerprint(matrix, chunks=chunks), True
+    if kernels_run(matrix.device) and matrix.numel() > 0:
+        finite = torch.ones((), dtype=torch.bool, device=matrix.device)
+        return _by_kernel(matrix, chunks, 0, finite), finite
     sums: list[torch.Tensor] = []
     rows_RC = _fingerprint(matrix, chunks, 0, sums=sums)
     if matrix.device.type != "cpu":
         return rows_RC, torch.isfinite(torch.stack(sums)).all() if sums else True
     # A sum of finite numbers may overflow.
     return rows_RC, all(math.isfinite(block) for block in sums) or bool(all_finite(matrix))
+
+
+def _by_kernel(matrix: "torch.Tensor", chunks: int, first_chunk: int, finite: "torch.Tensor | None") -> "torch.Tensor":
+    from flashrl_registry.ops import triton_ops
+
+    return triton_ops.row_fingerprints(_rows(matrix), chunks, first_chunk, finite)
+
+
+def _rows(matrix: "torch.Tensor") -> "torch.Tensor":
+    matrix = matrix.detach()
+    return (matrix.flatten(1) if matrix.dim() > 1 else matrix.unsqueeze(1)).contiguous()
 
 
 def _fingerprint(
@@ -68,8 +86,7 @@ def _fingerprint(
 
     if matrix.numel() == 0:
         return torch.zeros(matrix.shape[0], chunks, dtype=torch.int64, device=matrix.device)
-    matrix_RI = matrix.detach().flatten(1) if matrix.dim() > 1 else matrix.detach().unsqueeze(1)
-    matrix_RI = matrix_RI.contiguous()
+    matrix_RI = _rows(matrix)
     bytes_RB = matrix_RI.view(torch.uint8)
     rows, width = bytes_RB.shape
     num_words = -(-width // chunks // _PAIR)
@@ -89,6 +106,11 @@ def _fingerprint(
         words_RCHW = chunked.contiguous().view(torch.int32).unflatten(2, (2, num_words))
         torch.sum(words_RCHW * factors_CHW, dim=3, dtype=torch.int32, out=sums_RCH[start : start + step])
     return sums_RCH.view(torch.int64).squeeze(2)
+
+
+def forget_factors() -> None:
+    """The constants on a device are lost."""
+    _factors.cache_clear()
 
 
 @lru_cache(maxsize=256)

@@ -37,6 +37,10 @@ class Telemetry:
         """Start a new update."""
         self._sums = {"sampled": 0, "compared": 0, "changed": 0, "ranged": 0, "beyond": 0, "rows": 0, "drift": 0.0}
 
+    def forget(self) -> None:
+        """Samples of the last update are lost."""
+        self._codes = {}
+
     def observe(
         self, name: str, codes_OI: "torch.Tensor", scale_O1: "torch.Tensor", vectors: "Vectors", *, frozen: bool
     ) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from flashrl_registry.documents import QuantizeInt8, ResolvedPlan, ResolvedTensor
-from flashrl_registry.ops import all_finite
+from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, ResolvedPlan, ResolvedTensor
+from flashrl_registry.ops import all_finite, kernels_run
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import Update, refused
+from flashrl_registry.runtime.fingerprint import forget_factors
 from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
 
@@ -32,6 +33,12 @@ class Intake:
         """A new update."""
         self.telemetry.begin()
         self.sent.begin()
+
+    def forget(self) -> None:
+        """What lies on the device is lost, or was overwritten: sleep level 2 discards all that a first load made."""
+        self._vectors = {"cpu": self._vectors["cpu"]}
+        self.telemetry.forget()
+        forget_factors()
 
     def take(self, update: Update, name: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """Take one tensor of an update.
@@ -69,11 +76,14 @@ class Intake:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         name, op = tensor.name, tensor.op
         vectors = self._vectors_on(value.device)
-        outputs = list(transform(tensor, value, vectors))
+        frozen = isinstance(op, QuantizeInt8) and op.scales == "frozen"
+        finite = None
+        # Frozen scales say nothing of the weights, and kernels look at them for nothing.
+        if frozen or (isinstance(op, QuantizeInt8 | QuantizeFp8) and kernels_run(value.device)):
+            finite = torch.ones((), dtype=torch.bool, device=value.device)
+            update.unsettled.append((name, finite))
+        outputs = list(transform(tensor, value, vectors, finite))
         if isinstance(op, QuantizeInt8):
-            frozen = op.scales == "frozen"
-            if frozen:
-                update.unsettled.append((name, all_finite(value)))  # frozen scales say nothing of the weights
             (_, codes), (_, scale) = outputs
             update.pruning.see(name, codes)
             self.telemetry.observe(name, codes, scale, vectors, frozen=frozen)
@@ -81,9 +91,9 @@ class Intake:
             update.unsettled.append((name, all_finite(outputs[0][1])))
             update.pruning.hold(name, outputs[0][1])
             outputs = []
-        finite = [self.sent.take(*output) for output in outputs]
         # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
-        update.unsettled += [(name, told) for told in finite[-1:]]
+        told = [self.sent.take(*output) for output in outputs]
+        update.unsettled += [(name, last) for last in told[-1:]]
         yield from outputs
         for output in update.pruning.ready():
             self.sent.take(*output)

@@ -354,6 +354,7 @@ class PlannedWeights:
 
     def discard(self) -> None:
         """The weights are gone (sleep level 2): refuse to generate until a complete update has arrived."""
+        self._intake.forget()
         self._set_state("quarantined", "sleep level 2 discarded the weights")
 
     def _set_state(self, kind: str, reason: str = "") -> None:
