@@ -11,7 +11,7 @@ from typing import Literal
 
 from flashrl_registry.compiler.compile import Compiled, compile_plan
 from flashrl_registry.compiler.modules import module_of
-from flashrl_registry.compiler.notes import KEY, Chosen, Cost, Notes, Point
+from flashrl_registry.compiler.notes import Chosen, Cost, Notes, Point, with_notes
 from flashrl_registry.compiler.options import Option, Problem, make_problem, same_groups
 from flashrl_registry.compiler.solve import Solution, least_bytes, least_kl
 from flashrl_registry.compiler.summary import diagnostic_lines
@@ -55,13 +55,6 @@ class Auto:
     compiled: Compiled
     point: Point
     notes: Notes
-
-    def num_groups(self) -> dict[str, int]:
-        """How many groups have each format."""
-        counts: dict[str, int] = {}
-        for group in self.notes.groups:
-            counts[group.format] = counts.get(group.format, 0) + 1
-        return counts
 
 
 def parse_budget(text: str) -> Budget:
@@ -111,12 +104,11 @@ def auto_plan(
     compiled = compile_plan(_rules(inventory, problem, solution), inventory, profile)
     point = _point(problem, solution, chosen=True)
     notes = _notes(sensitivity, budget, problem, solution, _front(problem, point))
-    described = {
-        "description": f"chosen by compile --auto for {budget}: predicted KL {point.predicted_kl:.4g} nat, "
-        f"{point.avg_bits:.2f} bits per linear weight, {point.bf16_share:.1%} of them in bf16",
-        KEY: notes.model_dump(mode="json"),
-    }
-    plan = compiled.plan.model_copy(update=described)
+    description = (
+        f"chosen by compile --auto for {budget}: predicted KL {point.predicted_kl:.4g} nat, "
+        f"{point.avg_bits:.2f} bits per linear weight, {point.bf16_share:.1%} of them in bf16"
+    )
+    plan = with_notes(compiled.plan.model_copy(update={"description": description}), notes)
     # A factor that is not applied was part of the choice.
     others = tuple(note for note in compiled.notes if note.code != "smoothing-dropped")
     return Auto(Compiled(plan, others), point, notes)

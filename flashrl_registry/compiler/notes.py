@@ -51,6 +51,19 @@ class Point(Frozen):
     """It is the plan's own."""
 
 
+class Checked(Frozen):
+    """The plan's KL as it was measured."""
+
+    kl: _Number
+    """In nats."""
+    kl_standard_error: _Number
+    """Tokens taken as independent."""
+    num_tokens: Annotated[int, Field(ge=1)]
+    """Tokens of the text."""
+    text: str
+    """Digest of the token ids."""
+
+
 class Notes(Frozen):
     """The whole key."""
 
@@ -64,6 +77,8 @@ class Notes(Frozen):
     """The least predicted KL for bits from the fewest to bf16, ascending."""
     groups: list[Chosen]
     """Every group, in natural order."""
+    measured: Checked | None = None
+    """None where nobody gave text to measure on."""
 
 
 def notes_of(plan: Plan) -> Notes | None:
@@ -73,6 +88,11 @@ def notes_of(plan: Plan) -> Notes | None:
         return None if written is None else Notes.model_validate(written)
     except ValidationError:
         return None
+
+
+def with_notes(plan: Plan, notes: Notes) -> Plan:
+    """The same plan with these notes."""
+    return plan.model_copy(update={KEY: notes.model_dump(mode="json", exclude_none=True)})
 
 
 def why_chosen(notes: Notes, names: Iterable[str]) -> str | None:

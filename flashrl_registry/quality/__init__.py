@@ -5,7 +5,7 @@ float32: an engine's kernels differ from this in the order of their sums only.
 """
 
 from flashrl_registry.quality.divergence import Divergence
-from flashrl_registry.quality.measure import Quality, evidence_of, measure_plan
+from flashrl_registry.quality.measure import Quality, evidence_of, measure_plan, with_measured
 from flashrl_registry.quality.sensitivity import measure_sensitivity
 
-__all__ = ["Divergence", "Quality", "evidence_of", "measure_plan", "measure_sensitivity"]
+__all__ = ["Divergence", "Quality", "evidence_of", "measure_plan", "measure_sensitivity", "with_measured"]

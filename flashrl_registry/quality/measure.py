@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flashrl_registry.compiler.notes import Checked, notes_of, with_notes
 from flashrl_registry.documents import Evidence, Metric, Plan
 from flashrl_registry.documents.sensitivity import MeasuredText
 from flashrl_registry.errors import ProfilingError
@@ -76,6 +77,21 @@ def measure_plan(
 
     found = divergence(loaded, sequences, treated, step)
     return Quality(found, measured_text(sequences), device_name(loaded.device), versions())
+
+
+def with_measured(plan: Plan, quality: Quality) -> Plan:
+    """A plan of ``compile --auto`` whose notes say what was measured of it; any other plan as it is."""
+    notes = notes_of(plan)
+    if notes is None:
+        return plan
+    found = quality.divergence
+    checked = Checked(
+        kl=found.kl,
+        kl_standard_error=found.kl_standard_error,
+        num_tokens=found.num_tokens,
+        text=quality.text.digest,
+    )
+    return with_notes(plan, notes.model_copy(update={"measured": checked}))
 
 
 def evidence_of(plan: Plan, quality: Quality) -> Evidence:

@@ -1,6 +1,7 @@
 """``flashrl-registry compile``: rules and a model's tensor names to a plan."""
 
 import difflib
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Folder, Json
+from flashrl_cli.arguments import Folder, Json, needs
 from flashrl_cli.render import plan_data, treatment_table
 
 if TYPE_CHECKING:
     from flashrl_registry.compiler import Auto, Budget
-    from flashrl_registry.documents import SchemeName
+    from flashrl_registry.documents import Plan, SchemeName
 
 # Written out: the documents that define them cost 0.1 s to import, and --help should not; a test compares.
 SCHEME_NAMES = "bf16, fp8, fp8_tensor, fp8_channel, fp8_block, int8, int8_prune, or FlashRL's name for one"
@@ -57,6 +58,10 @@ def compile_command(
         list[str] | None,
         typer.Option("--choice", help="For --auto: a scored scheme that it may choose.  [default: all]"),
     ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("-t", "--text", help="For --auto: UTF-8 text to measure the chosen plan on, with the weights."),
+    ] = None,
     device: Annotated[
         Target, typer.Option("--device", help="For --auto: the device that the plan must run on.")
     ] = Target.cuda,
@@ -71,12 +76,13 @@ def compile_command(
     """Decide the treatment of every tensor, or say why not."""
     from flashrl_registry.checkpoints import read_inventory
     from flashrl_registry.compiler import auto_plan, compile_plan, diagnostic_lines, preset_rules
+    from flashrl_registry.compiler.notes import notes_of
     from flashrl_registry.documents import Sensitivity, read_document
     from flashrl_registry.registry import compile_file, read_profile, write_bundle
 
     if sum((scheme is not None, rules_file is not None, auto)) > 1:
         raise typer.BadParameter("give one of --scheme, --rules and --auto")
-    limit = _budget(budget, sensitivity_path, auto=auto, choices=choices)
+    limit = _budget(auto, {"--budget": budget, "--sensitivity": sensitivity_path, "--choice": choices, "--text": text})
     wanted = _scheme(scheme)
     inventory = read_inventory(model, name)
     profile, sidecar = read_profile(profile_path) if profile_path is not None else (None, None)
@@ -92,6 +98,8 @@ def compile_command(
     else:
         compiled = compile_plan(preset_rules(wanted, inventory, profile), inventory, profile)
     plan = compiled.plan
+    if text:
+        plan = _measured(plan, sidecar, model, text, quiet=as_json)
     if plan.profile is None:  # nothing of the profile is used, so the bundle does not need it
         profile, sidecar = None, None
     files = write_bundle(destination, plan, profile=profile, sidecar=sidecar)
@@ -102,12 +110,12 @@ def compile_command(
         f"model   {plan.base_model.name} ({plan.base_model.architecture})",
         "",
         treatment_table(plan),
-        *(["", *_front_lines(chosen)] if chosen is not None else []),
+        *(["", *_front_lines(plan)] if chosen is not None else []),
         *(["", *notes] if notes else []),
     ]
     data: dict[str, Any] = {"plan": destination, "files": files, **plan_data(plan)}
-    if chosen is not None:
-        data["auto"] = chosen.notes.model_dump(mode="json")
+    if (why := notes_of(plan)) is not None:
+        data["auto"] = why.model_dump(mode="json")
     output.result(
         {**data, "notes": [vars(note) for note in compiled.notes]},
         "\n".join(lines),
@@ -127,21 +135,28 @@ def _scheme(scheme: str | None) -> "SchemeName":
     return wanted
 
 
-def _budget(text: str | None, scores: Path | None, *, auto: bool, choices: list[str] | None) -> "Budget | None":
+def _budget(auto: bool, options: dict[str, Any]) -> "Budget | None":
     """What --auto may cost; None without it."""
     from flashrl_registry.compiler import parse_budget
 
     if not auto:
-        given = {"--budget": text, "--sensitivity": scores, "--choice": choices}
-        if alone := next((option for option, value in given.items() if value is not None), None):
+        if alone := next((option for option, value in options.items() if value), None):
             raise typer.BadParameter(f"{alone} belongs to --auto")
         return None
-    if text is None or scores is None:
+    if options["--budget"] is None or options["--sensitivity"] is None:
         raise typer.BadParameter("--auto needs --budget and --sensitivity")
     try:
-        return parse_budget(text)
+        return parse_budget(options["--budget"])
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--budget") from exc
+
+
+def _measured(plan: "Plan", sidecar: Path | None, model: str, text: list[Path], *, quiet: bool) -> "Plan":
+    with needs("measuring the plan"):
+        from flashrl_registry.quality import measure_plan, with_measured
+
+        with output.progress("measuring", enabled=not quiet) as progress:
+            return with_measured(plan, measure_plan(plan, sidecar, model, text, progress=progress))
 
 
 def _choices(asked: list[str] | None, scores: Any) -> Any:
@@ -151,15 +166,22 @@ def _choices(asked: list[str] | None, scores: Any) -> Any:
     return [scheme for scheme in scored if scheme in asked] if asked else None
 
 
-def _front_lines(chosen: "Auto") -> list[str]:
+def _front_lines(plan: "Plan") -> list[str]:
     """The choice in words, and the front as a table; the plan's own row is marked."""
-    groups = ", ".join(f"{count} {name}" for name, count in sorted(chosen.num_groups().items()))
+    from flashrl_registry.compiler.notes import notes_of
+
+    notes = notes_of(plan)
+    assert notes is not None  # compile --auto has just written them
+    counts = Counter(group.format for group in notes.groups)
+    measured = notes.measured
     rows = [
         (f"{p.avg_bits:.3f}", f"{100 * p.bf16_share:.1f}", f"{p.predicted_kl:.5f}", "<- this plan" if p.chosen else "")
-        for p in chosen.notes.front
+        for p in notes.front
     ]
     return [
-        f"auto    {chosen.notes.budget}: {groups}; predicted KL {chosen.point.predicted_kl:.5f} nat",
+        f"auto    {notes.budget}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())),
+        f"KL      predicted {notes.predicted_kl:.5f} nat"
+        + (f", measured {measured.kl:.5f} +- {measured.kl_standard_error:.5f}" if measured is not None else ""),
         "",
         output.table(("BITS/WEIGHT", "BF16 %", "PREDICTED KL", ""), rows),
     ]

@@ -210,8 +210,9 @@ def test_from_text_to_an_automatic_plan_to_evidence(
     assert "MOST SENSITIVE TO" in scored
     assert read_document(tmp_path / "s.yaml", Sensitivity).groups
     auto = ("compile", "-m", llama, "-o", tmp_path / "plan", "--auto", "--budget", "bf16=0.3", "-p", smoothing)
-    made = command(*auto, "--sensitivity", tmp_path / "s.yaml")
+    made = command(*auto, "--sensitivity", tmp_path / "s.yaml", "--text", text)
     assert "<- this plan" in made
+    assert ", measured 0." in made
     assert "chosen for bf16=0.3" in command("explain", tmp_path / "plan", "model.layers.1.self_attn.q_proj")
     out = ("-o", tmp_path / "evidence.yaml", "--json")
     measured = json.loads(command("quality", tmp_path / "plan", "-m", llama, "-t", text, *sizes, *out))
