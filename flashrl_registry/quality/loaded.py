@@ -69,18 +69,33 @@ def load(model: str, device: str | None = None) -> Loaded:
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         first = str(exc).strip().partition("\n")[0]
         raise CheckpointError(f"transformers cannot load {model}: {first}", hint="it is read as a causal LM") from exc
-    if hasattr(loaded, "set_experts_implementation"):
-        loaded.set_experts_implementation("eager")  # one linear per expert, whose inputs can be seen
-    loaded.requires_grad_(False).eval()
-    loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    places, lost = find_places(loaded, inventory, default_linears(inventory))
+    return prepared(loaded, tokenizer, inventory, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def prepared(model: Any, tokenizer: Any, inventory: Inventory, device: str) -> Loaded:
+    """Make a model of transformers ready to be measured, in place.
+
+    Args:
+        model: A causal language model in float32.
+        tokenizer: Its tokenizer, for text.
+        inventory: The tensors of its checkpoint.
+        device: torch's name of it.
+
+    Raises:
+        CheckpointError: None of its linears has a name of the checkpoint's.
+    """
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # one linear per expert, whose inputs can be seen
+    model.requires_grad_(False).eval()
+    model.to(device)
+    places, lost = find_places(model, inventory, default_linears(inventory))
     if not places:
         raise CheckpointError(
-            f"none of the linears of {model} is found in transformers' {type(loaded).__name__}",
+            f"none of the linears of {inventory.name} is found in transformers' {type(model).__name__}",
             hint="sensitivity and quality need a model whose linears have the checkpoint's names",
         )
     specs = {tensor.name: tensor for tensor in inventory.tensors}
-    return Loaded(loaded, tokenizer, inventory, places, lost, specs)
+    return Loaded(model, tokenizer, inventory, places, lost, specs)
 
 
 def sequences_of(tokenizer: Any, files: Sequence[Path], *, num_tokens: int, sequence_tokens: int) -> list[Tensor]:
