@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from flashrl_registry.errors import ProfilingError
 from flashrl_registry.quality.inputs import quantized_inputs
 from flashrl_registry.quality.loaded import Loaded
 from flashrl_registry.quality.treated import Treated
@@ -43,6 +44,9 @@ def divergence(loaded: Loaded, sequences: Sequence[Tensor], treated: Treated, st
         sequences: Token ids, each of shape (1, T).
         treated: What it becomes.
         step: Told of each sequence.
+
+    Raises:
+        ProfilingError: Logits are not finite.
     """
     kls, moves = [], []
     for tokens in sequences:
@@ -53,6 +57,8 @@ def divergence(loaded: Loaded, sequences: Sequence[Tensor], treated: Treated, st
         if step is not None:
             step("KL")
     kl_T, move_T = torch.cat(kls), torch.cat(moves)
+    if not torch.isfinite(kl_T).all():
+        raise ProfilingError("logits are not finite, so there is no KL", hint="are the weights of the model finite?")
     return Divergence(
         num_tokens=kl_T.numel(),
         # Rounding can leave a sum a little below zero where nothing changed.

@@ -1,7 +1,8 @@
 """A model and text for it, by transformers."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,12 @@ def load(model: str, device: str | None = None) -> Loaded:
 
     Raises:
         CheckpointError: It cannot be read, or transformers does not know it.
+        ProfilingError: torch cannot use the device.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    where_to = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     inventory = read_inventory(model)
     name, _, revision = (model, "", "") if Path(model).expanduser().is_dir() else model.partition("@")
     where = {"revision": revision} if revision else {}
@@ -69,7 +72,34 @@ def load(model: str, device: str | None = None) -> Loaded:
     except (OSError, ValueError, KeyError, RuntimeError) as exc:
         first = str(exc).strip().partition("\n")[0]
         raise CheckpointError(f"transformers cannot load {model}: {first}", hint="it is read as a causal LM") from exc
-    return prepared(loaded, tokenizer, inventory, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return prepared(loaded, tokenizer, inventory, where_to)
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as exc:  # a torch without CUDA asserts
+        first = str(exc).partition("\n")[0]
+        raise ProfilingError(
+            f"torch cannot use the device '{device}': {first}", hint="say cpu, cuda or cuda:1"
+        ) from exc
+    return device
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say what to do where a GPU's memory does not last.
+
+    Raises:
+        ProfilingError: It did not last.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise ProfilingError(
+            "the GPU's memory does not hold the model twice in float32 and one sequence",
+            hint="take shorter sequences (--sequence), or --device cpu",
+        ) from exc
 
 
 def prepared(model: Any, tokenizer: Any, inventory: Inventory, device: str) -> Loaded:

@@ -10,7 +10,7 @@ from flashrl_registry.documents import Evidence, Metric, Plan
 from flashrl_registry.documents.sensitivity import MeasuredText
 from flashrl_registry.errors import ProfilingError
 from flashrl_registry.quality.divergence import Divergence, divergence
-from flashrl_registry.quality.loaded import device_name, load, measured_text, sequences_of, versions
+from flashrl_registry.quality.loaded import device_name, enough_memory, load, measured_text, sequences_of, versions
 from flashrl_registry.quality.treated import treat
 
 
@@ -31,6 +31,7 @@ class Quality:
     versions: dict[str, str]
 
 
+@enough_memory()
 def measure_plan(
     plan: Plan,
     sidecar: Path | None,
@@ -56,7 +57,7 @@ def measure_plan(
 
     Raises:
         CheckpointError: The model cannot be read.
-        ProfilingError: There is no text, or the plan is of another model.
+        ProfilingError: The device cannot be used or is too small, there is no text, or the plan is of another model.
     """
     loaded = load(model, device)
     if (ours := loaded.inventory.fingerprint()) != plan.base_model.fingerprint:

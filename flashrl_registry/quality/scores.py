@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flashrl_registry.documents import SchemeName
+from flashrl_registry.errors import ProfilingError
 from flashrl_registry.quality.divergence import Step
 from flashrl_registry.quality.fake import fake_input, fake_weight
 from flashrl_registry.quality.inputs import QuantizedInputs
@@ -77,6 +78,9 @@ def gradient_scores(
 
     Returns:
         Module to its sums.
+
+    Raises:
+        ProfilingError: Logits are not finite.
     """
     sums = {name: Sums() for name in schemes}
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
@@ -91,6 +95,8 @@ def gradient_scores(
             arguments = {"input_ids": ids, "use_cache": False}
             logits = functional_call(loaded.model, dict(overrides or {}), (), arguments, tie_weights=True).logits
             log_p_TV = torch.log_softmax(logits[0].float(), dim=-1)
+            if log_p_TV.isnan().any():
+                raise ProfilingError("logits are not finite, so nothing can be scored", hint="are the weights finite?")
             drawn_T1 = torch.multinomial(log_p_TV.detach().exp(), 1, generator=generator)
             (-log_p_TV.gather(1, drawn_T1).sum()).backward()
             if step is not None:

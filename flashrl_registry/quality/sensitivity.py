@@ -22,7 +22,15 @@ from flashrl_registry.documents.sensitivity import (
 )
 from flashrl_registry.errors import ProfilingError
 from flashrl_registry.quality.divergence import Divergence, Step, divergence
-from flashrl_registry.quality.loaded import Loaded, device_name, load, measured_text, sequences_of, versions
+from flashrl_registry.quality.loaded import (
+    Loaded,
+    device_name,
+    enough_memory,
+    load,
+    measured_text,
+    sequences_of,
+    versions,
+)
 from flashrl_registry.quality.scores import Sums, gradient_scores
 from flashrl_registry.quality.treated import smoothed, treat
 from flashrl_registry.registry import read_profile
@@ -43,6 +51,7 @@ class _Group:
     modules: tuple[str, ...]
 
 
+@enough_memory()
 def measure_sensitivity(
     model: str,
     files: Sequence[Path],
@@ -71,7 +80,8 @@ def measure_sensitivity(
 
     Raises:
         CheckpointError: The model cannot be read.
-        ProfilingError: There is no text, no profile for ``int8``, or no linear that can take a scheme that was named.
+        ProfilingError: The device cannot be used or is too small, there is no text, no profile for ``int8``, or no
+            linear that can take a scheme that was named.
         CompileError: The profile is of another model.
     """
     asked = schemes or [scheme for scheme in SCORED_SCHEMES if scheme != "int8" or profile is not None]

@@ -16,6 +16,7 @@ from flashrl_registry.quality.divergence import divergence
 from flashrl_registry.quality.fake import fake_input, fake_weight
 from flashrl_registry.quality.inputs import quantized_inputs
 from flashrl_registry.quality.loaded import Loaded, load, sequences_of
+from flashrl_registry.quality.scores import gradient_scores
 from flashrl_registry.quality.treated import Treated, smoothed, treat
 from flashrl_registry.registry import read_bundle, read_profile, write_bundle
 
@@ -178,6 +179,23 @@ def test_text_that_is_none_is_an_error(dense: Loaded, tmp_path: Path) -> None:
     for name in ("binary", "absent"):
         with pytest.raises(ProfilingError, match="cannot be read as text"):
             sequences_of(dense.tokenizer, [tmp_path / name], num_tokens=64, sequence_tokens=64)
+
+
+def test_a_device_that_is_not_there_is_an_error(llama: Path) -> None:
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(ProfilingError, match=f"cannot use the device '{device}'"):
+            load(str(llama), device)
+
+
+def test_weights_that_are_not_finite_are_an_error(llama: Path, text: Path) -> None:
+    broken = load(str(llama), "cpu")
+    with torch.no_grad():
+        broken.model.get_parameter("model.layers.0.mlp.up_proj.weight")[0, 0] = float("nan")
+    with pytest.raises(ProfilingError, match="not finite"):
+        kl(broken, whole(broken, "bf16"), text)
+    sequences = sequences_of(broken.tokenizer, [text], num_tokens=64, sequence_tokens=64)
+    with pytest.raises(ProfilingError, match="not finite"):
+        gradient_scores(broken, sequences, {"model.layers.0.mlp.up_proj": ["int8"]})
 
 
 def test_a_plan_of_another_model_is_refused(dense: Loaded, mixture: Path, text: Path) -> None:
