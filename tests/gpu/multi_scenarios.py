@@ -91,6 +91,7 @@ def killed(args: Result) -> Result:
         llm.collective_rpc("receive_one_by_one", args=(args["half"],))
     result: Result = {"half": attempt(lambda: scenarios.greedy(llm))}
     os.kill(victim, signal.SIGKILL)
+    time.sleep(args["pause_seconds"])
     began = time.monotonic()
     # One call only: another, that reaches vLLM while its engine core ends, is never answered.
     result["generate"] = attempt(lambda: scenarios.greedy(llm))
@@ -151,7 +152,20 @@ async def _replicas(args: Result, count: int) -> Result:
     return result
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (fresh, killed, replicas, shared, transfer)}
+def served(args: Result) -> Result:
+    """Two replicas behind ``vllm serve``, driven over HTTP: an update, half an update."""
+    import multi_serving
+
+    with multi_serving.served(args["start"], args["work"], replicas=2) as server:
+        result: Result = {"start": server.observe(scenarios.TOKENS)}
+        result["reload"] = server.rpc("reload_weights", weights_path=args["updated"])[0]
+        result["updated"] = server.observe(scenarios.TOKENS)
+        result["incomplete"] = server.rpc("reload_weights", weights_path=args["half"])[0]
+        result["refused"] = [server.complete(scenarios.TOKENS[0], replica) for replica in (0, 1)]
+    return result
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (fresh, killed, replicas, served, shared, transfer)}
 
 if __name__ == "__main__":
     found = SCENARIOS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))

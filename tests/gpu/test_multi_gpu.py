@@ -1,12 +1,13 @@
 """Several GPUs: shared models, replicas, weights over NCCL, a worker that dies; bit-equal and proven, or exit code 1.
 
-    python tests/gpu/test_multi_gpu.py [tp] [killed] [dp] [transfer] [--table FILE] [--jobs N] [--match TEXT] [--cpu]
+    python tests/gpu/test_multi_gpu.py [tp] [killed] [dp] [serve] [transfer] [--table FILE] [--jobs N] [--cpu]
 
 ``tp``: tensor parallel 2, and 4 where there are 4 GPUs; after each way of updating, every worker holds the bytes of a
 fresh engine that is shared alike. ``killed``: a worker dies in the middle of an update, and the engine never answers
-from half a model. ``dp``: two replicas of a hybrid, each proves its member. ``transfer``: vLLM's NCCL transfer from a
-trainer on another GPU, in bfloat16. Needs vLLM, this project installed, and two GPUs; ``--cpu`` runs int8 of the first
-two sections with CPU workers instead. Nothing here runs in CI. As a test: ``pytest -m gpu tests/gpu``.
+from half a model. ``dp``: two replicas of a hybrid, each proves its member; ``serve``: the same behind ``vllm serve``.
+``transfer``: vLLM's NCCL transfer from a trainer on another GPU, in bfloat16. Needs vLLM, this project installed, and
+two GPUs; ``--cpu`` runs int8 of the first two sections with CPU workers instead. Nothing here runs in CI. As a test:
+``pytest -m gpu tests/gpu``.
 """
 
 import argparse
@@ -30,10 +31,11 @@ from typing import Any
 HERE = Path(__file__).parent
 CPU_TESTS = HERE.parent / "integration" / "vllm_cpu"
 sys.path.insert(0, str(CPU_TESTS))
-import tiny  # noqa: E402 - shared with scenarios that run as scripts
+import serving  # noqa: E402 - shared with tests and scenarios that run as scripts
+import tiny  # noqa: E402
 import tiny_pair  # noqa: E402
 
-SECTIONS = ("tp", "killed", "dp", "transfer")
+SECTIONS = ("tp", "killed", "dp", "serve", "transfer")
 ROUTES = ("folder", "one_by_one", "buckets", "announced", "transfer")  # multi_scenarios.py needs vLLM to be read
 SIDE_BY_SIDE = 6
 LIMIT_SECONDS = 420
@@ -285,7 +287,8 @@ def killed_jobs(models: Models, machine: Machine) -> Iterator[Job]:
     ways = {"transfer": "int8 smoothed", "bare": "int8", "announced": "int8" if models.cpu else "fp8_channel"}
     for place, (way, plan) in enumerate(ways.items()):
         kind = "dense" if plan in models.plans["dense"] else "experts"
-        args = models.args(kind, workers=2, way=way)
+        # Asked at once, before the death is noticed, and asked later.
+        args = models.args(kind, workers=2, way=way, pause_seconds=10 * place)
         sets = machine.sets(2)
         yield Job(f"killed {way} {plan}", "killed", models.plans[kind][plan], args, sets[place % len(sets)])
 
@@ -311,6 +314,38 @@ def dp_jobs(models: Models, machine: Machine) -> Iterator[Job]:
             args = models.args("dense", replicas=1)
             args["start"] = args[name]
             yield Job(f"dp alone {member} {name}", "replicas", config, args, ones[place % len(ones)])
+
+
+def serve_jobs(models: Models, machine: Machine) -> Iterator[Job]:
+    args = models.args("dense")
+    for key, folder in args.items():
+        args[key] = shutil.copytree(folder, models.work / f"served-{key}")
+        serving.add_tokenizer(args[key], tiny.VOCAB)
+    args = {key: str(folder) for key, folder in args.items()} | {"work": str(models.work)}
+    yield Job("serve", "served", str(models.work / "hybrid.yaml"), args, machine.sets(2)[0])
+    for job in list(dp_jobs(models, machine))[1:]:
+        yield Job(job.label.replace("dp", "serve"), job.program, job.config, job.args, job.gpus)
+
+
+def serve_checks(found: dict[str, Result]) -> Iterator[Check]:
+    server = found.pop("serve")
+    yield "serve ran", bool(server and all(found.values())), ""
+    if not (server and all(found.values())):
+        return
+    for moment in ("start", "updated"):
+        observed = server[moment]
+        places = [(worker["replica"], worker["member"]) for worker in observed["workers"]]
+        yield f"serve {moment}: each replica says its member", places == [(0, "eight"), (1, "plain")], str(places)
+        yield f"serve {moment}: proven by both", proven(observed) and len(observed["verify"]) == 2, said(observed)
+        for replica, member in enumerate(("eight", "plain")):
+            alone = found[f"serve alone {member} {moment}"]["start"]
+            answers = [serving.text_of(tokens) for tokens in alone["tokens"]]
+            yield f"serve {moment}: {member} answers as AsyncLLM", observed["texts_of"][replica] == answers, ""
+            digest = observed["workers"][replica]["plan_digest"]
+            yield f"serve {moment}: {member} has its plan's digest", digest == alone["status"]["plan_digest"], digest
+    yield "serve: half an update is an error", server["incomplete"] == 500, str(server["incomplete"])
+    codes = [status for status, _ in server["refused"]]
+    yield "serve: 503 by both while the weights are not whole", codes == [503, 503], str(server["refused"])[:300]
 
 
 def dp_checks(found: dict[str, Result]) -> Iterator[Check]:
@@ -359,14 +394,15 @@ def transfer_checks(label: str, found: dict[str, Result]) -> Iterator[Check]:
         yield f"{label} {way}", equal and proven(there) and proven(back), detail
 
 
-JOBS = {"tp": tp_jobs, "killed": killed_jobs, "dp": dp_jobs, "transfer": transfer_jobs}
+JOBS = {"tp": tp_jobs, "killed": killed_jobs, "dp": dp_jobs, "serve": serve_jobs, "transfer": transfer_jobs}
 CHECKS = {"tp": tp_checks, "killed": killed_checks, "transfer": transfer_checks}
 
 
 def checks_of(section: str, found: dict[str, dict[str, Result]]) -> Iterator[Check]:
     """From what a section's programs wrote, by label and program."""
-    if section == "dp":
-        yield from dp_checks({label: results["replicas"] for label, results in found.items()})
+    if section in ("dp", "serve"):
+        one_of_each = {label: result for label, results in found.items() for result in results.values()}
+        yield from (dp_checks if section == "dp" else serve_checks)(one_of_each)
         return
     for label, results in found.items():
         yield from CHECKS[section](label, results)
@@ -375,7 +411,7 @@ def checks_of(section: str, found: dict[str, dict[str, Result]]) -> Iterator[Che
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=[], help=" ".join(SECTIONS))
-    parser.add_argument("--match", default="", help="only labels that hold this, of several with commas; not for dp")
+    parser.add_argument("--match", default="", help="only labels of tp, killed, transfer that hold this; commas")
     parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="programs side by side")
     parser.add_argument("--table", type=Path, help="write device, versions, date and the checks as JSON")
     parser.add_argument("--cpu", action="store_true", help="CPU workers")
@@ -395,7 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{clock()} models and plans are made", flush=True)
         parts = given.match.split(",")
         jobs = [(section, job) for section in wanted for job in JOBS[section](models, machine)]
-        jobs = [entry for entry in jobs if entry[0] == "dp" or any(part in entry[1].label for part in parts)]
+        jobs = [entry for entry in jobs if entry[0] in ("dp", "serve") or any(part in entry[1].label for part in parts)]
         futures = [(section, job, pool.submit(run, Path(folder), job, machine)) for section, job in jobs]
         found: dict[str, dict[str, dict[str, Result]]] = {}
         for section, job, future in futures:
