@@ -4,6 +4,7 @@ The choice is exact for the predicted KL, which is a sum over groups. The predic
 itself with ``flashrl-registry quality``.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def parse_budget(text: str) -> Budget:
         ValueError: It is none of these.
     """
     match = _BUDGET.fullmatch(text)
-    if match is None:
+    if match is None or not math.isfinite(float(match[2])):
         raise ValueError(f"'{text}' is not avg-bits=N, kl=X or bf16=SHARE")
     kind, limit = match[1], float(match[2])
     if kind == "bf16" and limit > 1:
