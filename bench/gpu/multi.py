@@ -29,7 +29,7 @@ from typing import Any
 from shapes import NATIVE, OF_PLAN, SHAPES, arguments, chosen, machine
 
 HERE = Path(__file__).parent
-TRAINER = HERE.parents[1] / "tests" / "gpu"  # nccl_trainer.py
+TRAINER = HERE.parents[1] / "tests" / "gpu" / "several"  # nccl_trainer.py
 SHAPE, REQUESTS, PROMPT, LENGTH = "7b", 256, 128, 384
 ENGINES = {
     "tp": ["vLLM bf16", "vLLM fp8_per_channel", "vLLM W8A8", "fp8_channel", "int8"],
@@ -137,7 +137,8 @@ def main() -> int:
     gpus = visible_gpus()
     if len(gpus) < 2:
         sys.exit(f"two GPUs are needed, there are {len(gpus)}")
-    known = known_rows(given.json, report)
+    before = same_device(given.baseline, report) if given.baseline else {}
+    known, made = known_rows(given.json, report), []
     waiting = [asked for section in given.sections or default_sections(gpus) for asked in engines(section, gpus)]
     names = chosen([asked.engine for asked in waiting], given.only)
     waiting = [asked for asked in waiting if asked.engine in names]
@@ -147,14 +148,14 @@ def main() -> int:
         while waiting:
             wave = next_wave(waiting)
             for row in measured_wave(wave, Path(folder), model, given.rounds, failed):
-                known[row["section"], row["engine"]] = row
+                known[row["section"], row["engine"]] = row | {"date": report["date"]}
+                made.append(row)
                 print(f"{clock()} {text_of(row, known)}", flush=True)
                 report["rows"] = list(known.values())
                 if given.json:  # after each: a run that is cut short keeps what it has
                     given.json.parent.mkdir(parents=True, exist_ok=True)
                     given.json.write_text(json.dumps(report, indent=1) + "\n")
-    if given.baseline:
-        compare(report, given.baseline)
+    compare(made, before)
     for text in failed:
         print(f"FAILED {text}")
     return 1 if failed else 0
@@ -330,13 +331,13 @@ def known_rows(file: Path | None, report: dict[str, Any]) -> dict[tuple[str, str
     return same_device(file, report)
 
 
-def compare(report: dict[str, Any], baseline: Path) -> None:
-    before = same_device(baseline, report)
-    for row in report["rows"]:
-        if old := before.get((row["section"], row["engine"])):
-            for figure in ("tokens_per_second", "seconds"):
-                if figure in row:
-                    print(f"{row['section']} {row['engine']}: {figure} {row[figure] / old[figure]:.3f} of before")
+def compare(rows: list[Row], before: dict[tuple[str, str], Row]) -> None:
+    """What is new with what was."""
+    for row in rows:
+        old = before.get((row["section"], row["engine"]), {})
+        for figure in ("tokens_per_second", "seconds"):
+            if figure in row and figure in old:
+                print(f"{row['section']} {row['engine']}: {figure} {row[figure] / old[figure]:.3f} of before")
 
 
 if __name__ == "__main__":

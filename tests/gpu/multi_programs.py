@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-CPU_TESTS = HERE.parent / "integration" / "vllm_cpu"
+# A folder of its own: beside it lies kernels.py, and libraries look for a module of that name.
+PROGRAMS = Path(__file__).parent / "several"
+CPU_TESTS = Path(__file__).parents[1] / "integration" / "vllm_cpu"
 LIMIT_SECONDS = 420
 RUNNING: set[subprocess.Popen[bytes]] = set()
 Result = dict[str, Any]
@@ -72,7 +73,7 @@ def own_environ() -> dict[str, str]:
 
 
 def environ_of(work: Path, job: Job, machine: Machine) -> dict[str, str]:
-    paths = [str(HERE), str(CPU_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(PROGRAMS), str(CPU_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = own_environ() | {
         "FLASHRL_CONFIG": job.config,
         "FLASHRL_REGISTRY": str(work / "registry"),
@@ -98,7 +99,7 @@ def run(work: Path, job: Job, machine: Machine) -> Result:
     given, out, log = (work / f"{stem}{end}" for end in ("-in.json", "-out.json", ".log"))
     given.write_text(json.dumps(job.args))
     began = time.perf_counter()
-    program = [sys.executable, str(HERE / "multi_scenarios.py"), job.program, str(given), str(out)]
+    program = [sys.executable, str(PROGRAMS / "multi_scenarios.py"), job.program, str(given), str(out)]
     with log.open("w") as sink:
         # A session of its own: what an engine leaves running when it fails is ended with it.
         process = subprocess.Popen(
