@@ -171,7 +171,7 @@ def transfer_checks(label: str, found: dict[str, Result]) -> Iterator[Check]:
     if not (result and fresh):
         return
     yield f"{label}: the update is visible", result["start"]["tokens"] != fresh["tokens"], ""
-    for way in ("single", "packed"):
+    for way in ("single", "packed", "packed_small"):
         there, back = result[way], result[f"{way}_back"]
         equal = same(there, fresh) and same(back, result["start"])
         detail = f"{said(there)}, {there['seconds']:.2f} s"

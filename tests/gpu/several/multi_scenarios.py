@@ -27,6 +27,11 @@ from flashrl_registry.runtime import status, updating
 
 Result = dict[str, Any]
 ROUTES = ("folder", "one_by_one", "buckets", "announced", "transfer")
+TRANSFERS: dict[str, Result] = {
+    "single": {"packed": False},
+    "packed": {"packed": True},
+    "packed_small": {"packed": True, "buffer_bytes": 1 << 20},
+}
 SMALL = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 1 << 28}
 """Engines may lie side by side on a GPU; the same as in ``scenarios.engine``."""
 
@@ -109,17 +114,18 @@ def attempt(action: Callable[[], Any]) -> str:
 
 
 def transfer(args: Result) -> Result:
-    """vLLM's own NCCL transfer from a trainer on another GPU, there and back, packed and one tensor at a time."""
+    """vLLM's own NCCL transfer from a trainer on another GPU, there and back: tensor by tensor, all of them in one
+    broadcast, and in many, which vLLM receives on two CUDA streams and which split fused layers."""
     from nccl_trainer import trainer
 
     llm = engine(args, backend="nccl")
     result: Result = {"start": observe(llm)}
     with trainer(args["trainer_gpu"], llm, args["workers"]) as sender:
-        for packed in (False, True):
+        for way, how in TRANSFERS.items():
             for back, folder in (("", args["updated"]), ("_back", args["start"])):
                 sender.hold(folder=folder)
-                seconds = sender.transfer(llm, packed=packed)
-                result[("packed" if packed else "single") + back] = {**observe(llm), "seconds": seconds}
+                seconds = sender.transfer(llm, **how)
+                result[way + back] = {**observe(llm), "seconds": seconds}
     matrix.shut_down(llm)
     return result
 

@@ -4,7 +4,7 @@ The engine's side holds a :class:`Trainer`; the process obeys one JSON object pe
 
     {"folder": FOLDER}                       hold the tensors of a checkpoint on the GPU
     {"shapes": {NAME: SHAPE, ...}}           hold random ones, in bfloat16
-    {"send": true, "packed": true}           broadcast what is held
+    {"send": true, "packed": true, ...}      broadcast what is held; the rest are vLLM's arguments
 
 It answers each with a line that begins with ``TRAINER``; whatever else is printed is not for us.
 """
@@ -48,14 +48,23 @@ class Trainer:
         """Have tensors made or read, before any clock runs."""
         self.held = self.ask(what)["tensors"]
 
-    def transfer(self, llm: Any, *, packed: bool) -> float:
-        """One whole update of the engine; its seconds."""
+    def transfer(self, llm: Any, *, packed: bool, buffer_bytes: int | None = None) -> float:
+        """One whole update of the engine; its seconds.
+
+        Args:
+            llm: A ``vllm.LLM``.
+            packed: Several tensors in one broadcast; vLLM loads those of the next one on another CUDA stream.
+            buffer_bytes: About as many in one broadcast, instead of vLLM's default.
+        """
         names, shapes = zip(*self.held, strict=True)
-        info = {"names": names, "shapes": shapes, "dtype_names": ["bfloat16"] * len(names), "packed": packed}
+        how: dict[str, Any] = {"packed": packed}
+        if buffer_bytes is not None:
+            how["packed_buffer_size_bytes"] = buffer_bytes
+        info = {"names": list(names), "shapes": list(shapes), "dtype_names": ["bfloat16"] * len(names), **how}
         began = time.perf_counter()
         llm.start_weight_update()
-        self.tell({"send": True, "packed": packed})
-        llm.update_weights({"update_info": {key: list(v) if isinstance(v, tuple) else v for key, v in info.items()}})
+        self.tell({"send": True, **how})
+        llm.update_weights({"update_info": info})
         llm.finish_weight_update()
         seconds = time.perf_counter() - began
         self.answer()
@@ -106,9 +115,9 @@ def main() -> None:
     tensors: dict[str, Any] = {}
     for line in sys.stdin:
         asked = json.loads(line)
-        if asked.get("send"):
+        if asked.pop("send", False):
             began = time.perf_counter()
-            arguments = NCCLTrainerSendWeightsArgs(group=group, packed=asked["packed"])
+            arguments = NCCLTrainerSendWeightsArgs(group=group, **asked)
             NCCLWeightTransferEngine.trainer_send_weights(iter(tensors.items()), arguments)
             torch.cuda.synchronize()
             say({"sent": time.perf_counter() - began})
