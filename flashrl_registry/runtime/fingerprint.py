@@ -33,10 +33,6 @@ def fingerprint(matrix: "torch.Tensor", *, chunks: int = 1, first_chunk: int = 0
     Returns:
         int64, (R, C), on the matrix's device.
     """
-    from flashrl_registry.ops import kernels_run
-
-    if kernels_run(matrix.device) and matrix.numel() > 0:
-        return _by_kernel(matrix, chunks, first_chunk, None)
     return _fingerprint(matrix, chunks, first_chunk, sums=None)
 
 
@@ -52,25 +48,16 @@ def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[
     """
     import torch
 
-    from flashrl_registry.ops import all_finite, kernels_run
+    from flashrl_registry.ops import all_finite
 
     if not matrix.is_floating_point() or matrix.element_size() == 1:
         return fingerprint(matrix, chunks=chunks), True
-    if kernels_run(matrix.device) and matrix.numel() > 0:
-        finite = torch.ones((), dtype=torch.bool, device=matrix.device)
-        return _by_kernel(matrix, chunks, 0, finite), finite
     sums: list[torch.Tensor] = []
     rows_RC = _fingerprint(matrix, chunks, 0, sums=sums)
     if matrix.device.type != "cpu":
         return rows_RC, torch.isfinite(torch.stack(sums)).all() if sums else True
     # A sum of finite numbers may overflow.
     return rows_RC, all(math.isfinite(block) for block in sums) or bool(all_finite(matrix))
-
-
-def _by_kernel(matrix: "torch.Tensor", chunks: int, first_chunk: int, finite: "torch.Tensor | None") -> "torch.Tensor":
-    from flashrl_registry.ops import triton_ops
-
-    return triton_ops.row_fingerprints(_rows(matrix), chunks, first_chunk, finite)
 
 
 def _rows(matrix: "torch.Tensor") -> "torch.Tensor":

@@ -69,17 +69,13 @@ def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:
     return None
 
 
-def transform(
-    tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors, finite: "torch.Tensor | None" = None
-) -> "Iterator[tuple[str, torch.Tensor]]":
+def transform(tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors) -> "Iterator[tuple[str, torch.Tensor]]":
     """Turn one sent tensor into what the engine's layer loads.
 
     Args:
         tensor: Its entry in the resolved plan.
         value: bfloat16, float16 or float32, shape as in the plan. Not modified.
         vectors: The profile's vectors on the value's device.
-        finite: One bool on the value's device, which an operation that makes codes sets to false where the weight is
-            not finite.
 
     Yields:
         The tensor, itself where it passes through, and, where it became codes, ``<name>_scale``: float32, (O, 1) per
@@ -95,7 +91,6 @@ def transform(
             frozen,
             inv_rows_O=vectors.inv_smoothing(op.rows),
             inv_columns_I=vectors.inv_smoothing(op.columns),
-            finite=finite,
         )
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale_O1
@@ -105,7 +100,7 @@ def transform(
             "channel": ops.quantize_fp8_channel,
             "block": ops.quantize_fp8_block,
         }
-        codes_OI, scale = quantize[op.strategy](value, finite=finite)
+        codes_OI, scale = quantize[op.strategy](value)
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale
     elif isinstance(op, Rescale):

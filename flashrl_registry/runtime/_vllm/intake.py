@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, ResolvedPlan, ResolvedTensor
-from flashrl_registry.ops import all_finite, kernels_run
+from flashrl_registry.documents import QuantizeInt8, ResolvedPlan, ResolvedTensor
+from flashrl_registry.ops import all_finite
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import Update, refused
 from flashrl_registry.runtime.fingerprint import forget_factors
@@ -65,10 +65,8 @@ class Intake:
         update.missing.discard(name)
         update.num_bytes += value.nbytes
         outputs = list(self._outputs(update, tensor, value.to(self.device, non_blocking=True)))
-        # A buffer in the processor's memory is the sender's again after the call, so it has to have been read by then.
-        # What is on a GPU is told at the update's end: waiting for it at every tensor would cost as much as the rest.
-        if value.device.type == "cpu":
-            update.settle()
+        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
+        update.settle()
         return outputs
 
     def _outputs(
@@ -76,13 +74,10 @@ class Intake:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         name, op = tensor.name, tensor.op
         vectors = self._vectors_on(value.device)
+        outputs = list(transform(tensor, value, vectors))
         frozen = isinstance(op, QuantizeInt8) and op.scales == "frozen"
-        finite = None
-        # Frozen scales say nothing of the weights, and kernels look at them for nothing.
-        if frozen or (isinstance(op, QuantizeInt8 | QuantizeFp8) and kernels_run(value.device)):
-            finite = torch.ones((), dtype=torch.bool, device=value.device)
-            update.unsettled.append((name, finite))
-        outputs = list(transform(tensor, value, vectors, finite))
+        if frozen:
+            update.unsettled.append((name, all_finite(value)))  # frozen scales say nothing of the weights
         if isinstance(op, QuantizeInt8):
             (_, codes), (_, scale) = outputs
             update.pruning.see(name, codes)
