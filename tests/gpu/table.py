@@ -37,7 +37,7 @@ def main() -> None:
     rest = [c for name, c in checks.items() if name.startswith(("faults", "sleep", "staged"))]
     groups = {
         "faults": "injected faults: refused to generate, then healed bit-equal",
-        "sleep level 1": "sleep level 1: the weights are kept; an update before the KV cache wakes equals a fresh engine",
+        "sleep level 1": "sleep level 1: weights kept; an update before the KV cache wakes equals a fresh engine",
         "sleep level 2": "sleep level 2: refused to generate until an update, then equal to a fresh engine",
         "staged": "staged plan: the old weights serve while an update is on its way and after it failed",
     }

@@ -75,7 +75,7 @@ def test_compile_lists_every_reason_and_writes_nothing(cli: Command, checkpoint:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scheme", "int8", "--rules", "x"], "give --scheme or --rules, not both"),
+        (["--scheme", "int8", "--rules", "x"], "give one of --scheme, --rules and --auto"),
         (["--scheme", "int9"], "'int9' is not one of bf16, fp8, "),
     ],
 )

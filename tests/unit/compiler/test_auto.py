@@ -217,7 +217,9 @@ def test_scores_of_another_model_or_profile_are_refused(
         auto_plan(inventory, make_scores(inventory), Budget("bf16", 0.25), profile=profile)
 
 
-@pytest.mark.parametrize("text", ["", "bits=8", "kl=", "kl=-1", "bf16=25%", "bf16=25", "avg-bits=nan", "avg-bits=1e999"])
+@pytest.mark.parametrize(
+    "text", ["", "bits=8", "kl=", "kl=-1", "bf16=25%", "bf16=25", "avg-bits=nan", "avg-bits=1e999"]
+)
 def test_a_budget_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not avg-bits=N|a share is at most 1"):
         parse_budget(text)

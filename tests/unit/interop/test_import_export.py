@@ -353,7 +353,7 @@ def test_commands_on_one_plan_name_the_plans_of_a_hybrid(cli: Command, checkpoin
     for command in (("explain", out), ("show", out), ("lint", out), ("diff", out, out / "fp8")):
         ran = cli(*command)
         assert ran.code == 1
-        assert f"{out} is a hybrid of 2 plans, not one plan" in ran.err
+        assert f"{out} is a hybrid of 2 members, not one plan" in ran.err
         assert f"hint: name one of them: {out}/fp8, {out}/bf16" in ran.err
 
 
