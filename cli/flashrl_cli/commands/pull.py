@@ -68,9 +68,7 @@ def _pull_lock(
             bundle = any_bundle(
                 f"{file}#{entry}", allow_stale=allow_stale, require_signature=require_signature, trusted=trusted
             )
-        pulled.append(
-            {"ref": entry, "digest": bundle.digest, "origin": bundle.origin, "signed_by": bundle.signed_by}
-        )
+        pulled.append({"ref": entry, "digest": bundle.digest, "origin": bundle.origin, "signed_by": bundle.signed_by})
         warn(bundle.warnings, as_json=as_json)
     rows = [(item["ref"], str(item["digest"])[:19], item["origin"]) for item in pulled]
     output.result({"lock": file, "plans": pulled}, output.table(("PLAN", "DIGEST", "FROM"), rows), as_json=as_json)
