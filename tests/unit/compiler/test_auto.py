@@ -1,5 +1,6 @@
 """compile --auto: the best choice under a budget, within what one engine can run."""
 
+import ctypes
 import itertools
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from flashrl_registry.compiler.groups import fused_groups
 from flashrl_registry.compiler.notes import KEY, notes_of
 from flashrl_registry.compiler.options import Option, Problem, make_problem
 from flashrl_registry.compiler.presets import default_linears
-from flashrl_registry.compiler.solve import least_bytes, least_kl
+from flashrl_registry.compiler.solve import least_bytes, least_kl, silent_stdout
 from flashrl_registry.documents import Inventory, Plan, Profile, Sensitivity, base_model_info
 from flashrl_registry.documents.names import expand
 from flashrl_registry.documents.sensitivity import (
@@ -217,9 +218,10 @@ def test_scores_of_another_model_or_profile_are_refused(
         auto_plan(inventory, make_scores(inventory), Budget("bf16", 0.25), profile=profile)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "bits=8", "kl=", "kl=-1", "bf16=25%", "bf16=25", "avg-bits=nan", "avg-bits=1e999"]
-)
+MEANINGLESS = ["", "bits=8", "kl=", "kl=-1", "bf16=25%", "bf16=25", "avg-bits=nan", "avg-bits=1e999"]
+
+
+@pytest.mark.parametrize("text", MEANINGLESS)
 def test_a_budget_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not avg-bits=N|a share is at most 1"):
         parse_budget(text)
@@ -233,6 +235,15 @@ def test_experts_of_a_layer_and_latent_projections_are_decided_together() -> Non
         "m.layers.0.mlp.experts": 6,
         "m.layers.0.self_attn.fused_qkv_a_proj": 2,
     }
+
+
+def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    libc = ctypes.CDLL(None)
+    with silent_stdout():
+        libc.puts(b"the solver's own doings")
+    libc.puts(b"after")
+    libc.fflush(None)
+    assert capfd.readouterr().out == "after\n"
 
 
 def test_without_scipy_the_error_says_what_to_install(
