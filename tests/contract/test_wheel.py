@@ -69,7 +69,8 @@ def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     sources = {
         str(path.relative_to(base))
         for base, package in ((ROOT, "flashrl_registry"), (ROOT / "cli", "flashrl_cli"))
-        for path in (base / package).rglob("*.py")
+        for pattern in ("*.py", "*.css")
+        for path in (base / package).rglob(pattern)
     }
     assert sources <= names(wheel)
 

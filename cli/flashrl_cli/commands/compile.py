@@ -2,14 +2,13 @@
 
 import difflib
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Folder, Json, needs
+from flashrl_cli.arguments import Folder, Json, Target, needs
 from flashrl_cli.render import plan_data, treatment_table
 
 if TYPE_CHECKING:
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
 
 # Written out: the documents that define them cost 0.1 s to import, and --help should not; a test compares.
 SCHEME_NAMES = "bf16, fp8, fp8_tensor, fp8_channel, fp8_block, int8, int8_prune, or FlashRL's name for one"
-
-
-class Target(StrEnum):
-    """Devices that a plan may be for."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    rocm = "rocm"
 
 
 def compile_command(
