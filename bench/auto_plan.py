@@ -19,6 +19,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from scipy.stats import spearmanr
@@ -34,9 +35,10 @@ from flashrl_registry.documents.names import expand, factor
 from flashrl_registry.errors import CompileError
 from flashrl_registry.profiling import profile_pair
 from flashrl_registry.quality import measure_sensitivity
-from flashrl_registry.quality.divergence import divergence
+from flashrl_registry.quality.divergence import Divergence, divergence
+from flashrl_registry.quality.fake import fake_input, fake_weight
 from flashrl_registry.quality.loaded import Loaded, device_name, load, measured_text, sequences_of, versions
-from flashrl_registry.quality.treated import treat
+from flashrl_registry.quality.treated import Treated, treat
 from flashrl_registry.registry import read_profile
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         total = sum(group.num_weights for group in scores.groups)
         result["plans"][name] = measured(loaded, sequences, plan, sidecar if plan.profile else None, total)
         print(f"{name:45} {result['plans'][name]}", flush=True)
+    cut = cut_blocks(loaded, sequences)
+    result["fp8_block_with_cut_blocks"] = asdict(cut)
+    print(f"fp8 per block, edges cut: {cut}", flush=True)
     if args.rank:
         result["rank"] = rank(loaded, [scored], scores)
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -183,6 +188,24 @@ def measured(
         "predicted_kl": notes.predicted_kl if notes else None,
         "seconds": round(time.monotonic() - start, 1),
     }
+
+
+def cut_blocks(loaded: Loaded, sequences: Sequence[Tensor]) -> Divergence:
+    """fp8 per block where 128 does not divide a weight: its last blocks, and its inputs' last group, are smaller.
+
+    No plan can say this, for not every kernel of vLLM takes such weights; it is here for the comparison alone.
+    """
+
+    def padded(scheme: Any, value: Tensor, *, rows: bool = False, to: Any = fake_input) -> Tensor:
+        sides = (0, -value.shape[-1] % 128, 0, -value.shape[0] % 128 if rows else 0)
+        whole = to(scheme, torch.nn.functional.pad(value, sides))
+        return whole[..., : value.shape[-1]][: value.shape[0]] if rows else whole[..., : value.shape[-1]]
+
+    parameters = dict(loaded.model.named_parameters())
+    places = loaded.places.values()
+    weights = {p.parameter: padded("fp8_block", parameters[p.parameter], rows=True, to=fake_weight) for p in places}
+    with mock.patch("flashrl_registry.quality.inputs.fake_input", padded):
+        return divergence(loaded, sequences, Treated(weights, dict.fromkeys((p.module for p in places), "fp8_block")))
 
 
 def rank(loaded: Loaded, files: list[Path], scores: Sensitivity) -> dict[str, Any]:
