@@ -38,6 +38,7 @@ _COMMON_KEYS = {
     "device",
     "text",
     "groups",
+    "schemes",
     "versions",
     "method",
     "created_at",

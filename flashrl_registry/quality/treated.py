@@ -70,9 +70,7 @@ def smoothed(loaded: Loaded, plan: Plan, sidecar: Path | None) -> dict[str, Tens
 
     def apply(tensor: ResolvedTensor, value: Tensor) -> Tensor:
         if isinstance(tensor.op, Rescale):
-            factor = vectors.inv_smoothing(tensor.op.rows)
-            assert factor is not None  # a rescaled tensor has a source
-            return ops.rescale_rows(value, factor, torch.float32)
+            return dict(transform(tensor.model_copy(update={"dtype": "float32"}), value, vectors))[tensor.name]
         assert isinstance(tensor.op, QuantizeInt8)
         rows, columns = vectors.inv_smoothing(tensor.op.rows), vectors.inv_smoothing(tensor.op.columns)
         return ops.smoothed(value, inv_rows_O=rows, inv_columns_I=columns)
