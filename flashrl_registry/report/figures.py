@@ -14,36 +14,38 @@ _MARKERS = "os^DvPX*"
 _WIDTH_INCHES = 11.6
 _ROUNDINGS = ("nearest", "gptq", "unclear", "not measured")
 _MOST_TICKS = 40
+_LEGEND_COLUMNS = 4
 
 
 def clipping(linears: Sequence[Linear]) -> str:
-    """Clip rate, and headroom where it was measured, one mark per linear."""
+    """Clip rate, and headroom where it was measured: one mark per place, for the worst of its experts."""
     place = {linear.facts.name: Place(linear.layer, linear.projection) for linear in linears}
     cols, rows = columns(place.values()), layers(place.values())
-    hints: dict[str, str] = {}
+    clipped: dict[Place, float] = {}
+    headroom: dict[Place, float] = {}
+    for linear in linears:
+        at, facts = place[linear.facts.name], linear.facts
+        clipped[at] = max(100 * facts.clip_rate, clipped.get(at, 0.0))
+        if facts.headroom is not None:
+            headroom[at] = min(facts.headroom, headroom.get(at, facts.headroom))
     with drawing():
         figure = Figure(figsize=(_WIDTH_INCHES, 5.4))
         upper, lower = figure.subplots(2, 1, sharex=True)
-        for index, column in enumerate(cols):
-            mine = [linear for linear in linears if linear.projection == column]
-            style = _style(index)
-            xs = [rows.index(linear.layer) for linear in mine]
-            upper.plot(xs, [100 * linear.facts.clip_rate for linear in mine], label=column, **style)
-            with_room = [linear for linear in mine if linear.facts.headroom is not None]
-            xs = [rows.index(linear.layer) for linear in with_room]
-            lower.plot(xs, [linear.facts.headroom for linear in with_room], **style)
+        for axes, numbers in ((upper, clipped), (lower, headroom)):
+            for index, column in enumerate(cols):
+                mine = {rows.index(at.layer): number for at, number in numbers.items() if at.projection == column}
+                axes.plot(list(mine), list(mine.values()), label=column if axes is upper else None, **_style(index))
+            axes.grid(axis="y")
         upper.set(ylabel="weights clipped, %")
         lower.set(ylabel="headroom", xlabel="layer")
         lower.axhline(1, color=INK, linewidth=0.8)
         _layer_ticks(lower, rows)
-        for axes in (upper, lower):
-            axes.grid(axis="y")
-        figure.legend(loc="upper center", ncols=min(len(cols), 4), fontsize=8, bbox_to_anchor=(0.5, 1.0))
-        lines = (len(cols) + 3) // 4
+        lines = -(-len(cols) // _LEGEND_COLUMNS)
+        figure.legend(loc="upper center", ncols=min(len(cols), _LEGEND_COLUMNS), fontsize=8, bbox_to_anchor=(0.5, 1.0))
         figure.subplots_adjust(left=0.075, right=0.985, top=0.98 - 0.045 * lines, bottom=0.09, hspace=0.12)
         worst = max(linears, key=lambda linear: linear.facts.clip_rate)
         text = f"Most clipped: {worst.facts.name}, {100 * worst.facts.clip_rate:.4f} % of its weights."
-        return element(figure, "clip", "Clip rate and headroom by layer", text, hints)
+        return element(figure, "clip", "Clip rate and headroom by layer", text)
 
 
 def residuals(linears: Sequence[Linear], *, is_int8: bool) -> str:

@@ -54,14 +54,14 @@ def _summary(facts: Facts) -> str:
     least = NONE if summary.least_codes_equal is None else f"{percent(summary.least_codes_equal)} %"
     most = NONE if summary.largest_clip_rate is None else f"{significant(100 * summary.largest_clip_rate)} %"
     entries = [
-        ("Quantized linears", str(summary.num_linears)),
-        ("All codes equal", f"{summary.num_all_codes_equal} of {summary.num_linears}"),
+        ("Quantized linears", f"{summary.num_linears:,}"),
+        ("All codes equal", f"{summary.num_all_codes_equal:,} of {summary.num_linears:,}"),
         ("Fewest codes equal", least),
         ("Most clipped", most),
         ("Least headroom", number(summary.least_headroom, 3)),
-        ("Rounding", ", ".join(f"{count} {kind}" for kind, count in summary.rounding.items()) or NONE),
-        ("Smoothing factors", str(summary.num_smoothing)),
-        ("Tensors", ", ".join(f"{count} {role}" for role, count in summary.tensors.items())),
+        ("Rounding", ", ".join(f"{count:,} {kind}" for kind, count in summary.rounding.items()) or NONE),
+        ("Smoothing factors", f"{summary.num_smoothing:,}"),
+        ("Tensors", ", ".join(f"{count:,} {role}" for role, count in summary.tensors.items())),
     ]
     entries += [
         (f"KL, all {s.scheme}", f"{s.kl:.4f} nat") for s in (facts.sensitivity.schemes if facts.sensitivity else ())

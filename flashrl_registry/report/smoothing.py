@@ -15,6 +15,7 @@ _MOST_KINDS = 12
 _WIDTH_INCHES = 11.6
 _TARGET_INCHES = 0.34
 _LEAST_INCHES = 1.55
+_BARS = 180  # in points, of all bars together: gaps stay between them
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _ranges(axes: Any, relation: Relation, rows: Sequence[int | None]) -> None:
         least[layer] = min(group.smallest, least.get(layer, group.smallest))
         most[layer] = max(group.largest, most.get(layer, group.largest))
     xs = [rows.index(layer) for layer in least]
-    axes.vlines(xs, list(least.values()), list(most.values()), color=SERIES[0], linewidth=3)
+    axes.vlines(xs, list(least.values()), list(most.values()), color=SERIES[0], linewidth=min(3.0, _BARS / len(rows)))
     axes.axhline(1, color=INK, linewidth=0.7)
     if min(least.values()) > 0:
         axes.set_yscale("log")

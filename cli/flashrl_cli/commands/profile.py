@@ -29,9 +29,15 @@ def profile(  # noqa: PLR0917 - typer passes by name
     ray: Annotated[
         str | None, typer.Option("--ray", help="Work on Ray: local, auto, or the address of a cluster.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also draw it into an HTML file beside it: x.html for x.yaml.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a bf16 checkpoint and its quantized twin, tensor by tensor."""
+    if report:  # what is missing is said before the work, not after it
+        with needs("a report"):
+            import flashrl_registry.report  # noqa: F401
     with needs("profiling"):
         from flashrl_registry.profiling import profile_pair
 
@@ -40,6 +46,11 @@ def profile(  # noqa: PLR0917 - typer passes by name
                 reference, quantized, destination,
                 scheme=scheme, threads=threads, every_row=every_row, ray=ray, progress=progress,
             )  # fmt: skip
+    page = path.with_suffix(".html") if report else None
+    if page is not None:
+        from flashrl_registry.report import write_report
+
+        write_report(document, page)
     roles = {family.role: 0 for family in document.tensors}
     for family in document.tensors:
         roles[family.role] += family.num_members
@@ -58,6 +69,8 @@ def profile(  # noqa: PLR0917 - typer passes by name
         f"smoothing  {len(document.smoothing)} factors",
         f"rounding   {', '.join(f'{n} {kind}' for kind, n in rounding.items()) or 'not measured'}",
     ]
+    if page is not None:
+        lines.append(f"report     {page}")
     if limits:
         lines.append(f"limits     plans cannot apply {len(limits)} factors yet, such as {limits[0]}")
     if document.no_frozen_scales:
@@ -68,6 +81,7 @@ def profile(  # noqa: PLR0917 - typer passes by name
         {
             "profile": path,
             "sidecar": sidecar,
+            "report": page,
             "digest": document.digest,
             "scheme": document.scheme,
             "model": document.reference.name,
