@@ -15,6 +15,7 @@ _WIDTH_INCHES = 11.6
 _ROUNDINGS = ("nearest", "gptq", "unclear", "not measured")
 _MOST_TICKS = 40
 _LEGEND_COLUMNS = 4
+_LEAST_TOP = 0.01  # of the clip rate in %, where nothing clips
 
 
 def clipping(linears: Sequence[Linear]) -> str:
@@ -36,7 +37,8 @@ def clipping(linears: Sequence[Linear]) -> str:
                 mine = {rows.index(at.layer): number for at, number in numbers.items() if at.projection == column}
                 axes.plot(list(mine), list(mine.values()), label=column if axes is upper else None, **_style(index))
             axes.grid(axis="y")
-        upper.set(ylabel="weights clipped, %")
+        top = max(1.1 * max(clipped.values()), _LEAST_TOP)
+        upper.set(ylabel="weights clipped, %", ylim=(-0.04 * top, top))
         lower.set(ylabel="headroom", xlabel="layer")
         lower.axhline(1, color=INK, linewidth=0.8)
         _layer_ticks(lower, rows)
@@ -127,7 +129,7 @@ def _style(index: int) -> dict[str, Any]:
     """Colour and shape, so that neither is needed alone."""
     return {
         "color": SERIES[index % len(SERIES)],
-        "marker": _MARKERS[index % len(_MARKERS)],
+        "marker": _MARKERS[(index + index // len(SERIES)) % len(_MARKERS)],
         "markersize": 4.5,
         "linestyle": "none",
     }

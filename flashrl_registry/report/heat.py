@@ -8,15 +8,18 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashrl_registry.report.names import Place, columns, layers
+from flashrl_registry.report.names import Place, columns, layers, wrapped
 from flashrl_registry.report.svg import FAINT, PAGE, drawing, element
 
 _COLORS = "viridis"
 _MOST_NUMBERS = 4000
 _ROW_INCHES = 0.235
 _WIDTH_INCHES = 11.6
+_FOOTER_INCHES = 0.62
+_LINE_INCHES = 0.135
+_LETTERS = 165  # of a column label fit into the whole width
 _LEGEND_STEPS = 32
-_DECADES = 4
+_DECADES = 3
 _PALE = 0.45
 
 
@@ -31,7 +34,7 @@ class Measure:
         text: A value for people.
         good: Value at the dark end; None takes the data's own.
         bad: Value at the bright end; it moves where the data go further.
-        decades: The scale is logarithmic, over four decades below the worst.
+        decades: The scale is logarithmic, over three decades below the worst.
     """
 
     key: str
@@ -60,9 +63,11 @@ def heat_map(measure: Measure, values: Sequence[Value]) -> str:
     good, bad = _ends(measure, [value.number for value, _ in cells.values()])
     hints = {}
     with drawing():
-        height = _ROW_INCHES * len(rows) + 1.25
+        labels = [wrapped(name, int(_LETTERS / len(cols))) for name in cols]
+        header = 0.2 + _LINE_INCHES * max(label.count("\n") + 1 for label in labels)
+        height = _ROW_INCHES * len(rows) + header + _FOOTER_INCHES
         figure = Figure(figsize=(_WIDTH_INCHES, height))
-        axes = figure.add_axes((0.055, 0.62 / height, 0.935, (_ROW_INCHES * len(rows)) / height))
+        axes = figure.add_axes((0.055, _FOOTER_INCHES / height, 0.935, (_ROW_INCHES * len(rows)) / height))
         for place, (value, count) in cells.items():
             x, y = cols.index(place.projection), rows.index(place.layer)
             shade = _shade(measure, value.number, good, bad)
@@ -74,7 +79,7 @@ def heat_map(measure: Measure, values: Sequence[Value]) -> str:
                 ink = "#000000" if shade > _PALE else "#ffffff"
                 axes.text(x + 0.5, y + 0.53, measure.text(value.number), color=ink, ha="center", va="center", size=7.5)
         axes.set(xlim=(0, len(cols)), ylim=(len(rows), 0))
-        axes.set_xticks([x + 0.5 for x in range(len(cols))], [_two_lines(name) for name in cols], size=8)
+        axes.set_xticks([x + 0.5 for x in range(len(cols))], labels, size=8)
         axes.set_yticks([y + 0.5 for y in range(len(rows))], ["-" if row is None else str(row) for row in rows], size=8)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
@@ -124,8 +129,3 @@ def _legend(figure: Figure, height: float, measure: Measure, good: float, bad: f
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.text(_LEGEND_STEPS + 1, 0.5, "brighter is worse", color=FAINT, va="center", size=8)
-
-
-def _two_lines(name: str) -> str:
-    head, dot, leaf = name.rpartition(".")
-    return f"{head}{dot}\n{leaf}" if head else f"\n{leaf}"

@@ -27,7 +27,7 @@ _OF_LINEARS: tuple[tuple[Measure, Callable[[LinearFacts], float | None]], ...] =
     ),
     (
         Measure("clip-rate", "Clip rate", "Weights outside the code range under the checkpoint's scales, in %; it "
-                "grows as weights move.", lambda number: significant(100 * number), good=0.0, bad=0.01),
+                "grows as weights move.", lambda number: significant(100 * number), good=0.0, bad=0.001),
         lambda facts: facts.clip_rate,
     ),
     (

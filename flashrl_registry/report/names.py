@@ -1,5 +1,6 @@
 """Where a tensor or a module stands in a model's heat map: its layer is a row, the rest of its name a column."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,3 +55,18 @@ def layers(found: Iterable[Place]) -> list[int | None]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Names with layer 9 before layer 10."""
     return sorted(names, key=natural_key)
+
+
+def wrapped(name: str, most: int) -> str:
+    """A name in lines of at most some letters, broken before its last part and after ``.`` or ``_``."""
+    head, dot, leaf = name.rpartition(".")
+    lines = []
+    for part in (head + dot, leaf):
+        line = ""
+        for piece in re.findall(r"[^._]*[._]?", part):
+            if line and len(line) + len(piece) > most:
+                lines.append(line)
+                line = ""
+            line += piece
+        lines.append(line)
+    return "\n".join(line for line in lines if line)

@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from flashrl_registry.documents import SmoothingGroup
-from flashrl_registry.report.names import Place, columns, layers, places
+from flashrl_registry.report.names import Place, columns, layers, places, wrapped
 from flashrl_registry.report.svg import FAINT, INK, LINE, SERIES, drawing, element
 
 _MOST_KINDS = 12
 _WIDTH_INCHES = 11.6
 _TARGET_INCHES = 0.34
 _LEAST_INCHES = 1.55
+_LETTERS = 26  # of a name in one line of a box
 _BARS = 180  # in points, of all bars together: gaps stay between them
 
 
@@ -82,8 +83,16 @@ def _boxes(axes: Any, relation: Relation) -> None:
     for index, target in enumerate(relation.targets):
         y = 1 - (index + 0.5) / count
         axes.plot([0.36, 0.53], [0.5, y], color=FAINT, linewidth=1.1, linestyle=dash, solid_capstyle="butt")
-        axes.text(0.545, y, target, va="center", size=9, bbox={**frame, "edgecolor": SERIES[1]})
-    axes.text(0.35, 0.5, relation.source, ha="right", va="center", size=9, bbox={**frame, "edgecolor": SERIES[0]})
+        axes.text(0.545, y, wrapped(target, _LETTERS), va="center", size=9, bbox={**frame, "edgecolor": SERIES[1]})
+    axes.text(
+        0.35,
+        0.5,
+        wrapped(relation.source, _LETTERS),
+        ha="right",
+        va="center",
+        size=9,
+        bbox={**frame, "edgecolor": SERIES[0]},
+    )
     what = f"{relation.kind}, {len(relation.groups)} " + ("group" if len(relation.groups) == 1 else "groups")
     note = f"{what}; plans cannot apply it" if relation.not_applicable else what
     axes.text(0.35, 0.1, note, ha="right", va="center", size=8, color=FAINT)

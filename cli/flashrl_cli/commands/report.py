@@ -31,6 +31,7 @@ def report(
     from flashrl_registry.documents import Sensitivity, read_document
     from flashrl_registry.registry import read_profile
 
+    _check_names(destination, facts)
     profile, _ = read_profile(profile_path)
     scores = read_document(sensitivity_path, Sensitivity) if sensitivity_path is not None else None
     plan = bundle_of(plan_ref).plan if plan_ref is not None else None
@@ -61,3 +62,11 @@ def report(
         "\n".join(lines),
         as_json=as_json,
     )
+
+
+def _check_names(destination: Path, facts: Path | None) -> None:
+    """A slip of the hand writes over no profile."""
+    if destination.suffix.lower() not in {".html", ".htm"}:
+        raise typer.BadParameter(f"'{destination}' is not a file such as report.html", param_hint="--output")
+    if facts is not None and facts.suffix.lower() != ".json":
+        raise typer.BadParameter(f"'{facts}' is not a file such as report.json", param_hint="--facts")

@@ -34,6 +34,26 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a model with many projections of long names."""
+    documents = make_documents()
+    leaves = ["self_attn.q_a_proj", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj",
+              "self_attn.o_proj", *(f"mlp.{part}{leaf}_proj" for part in ("", "experts.0.", "shared_experts.")
+                                    for leaf in ("gate", "up", "down"))]  # fmt: skip
+    names = [f"model.layers.{layer}.{leaf}.weight" for layer in range(61) for leaf in leaves]
+    linears = [documents.profile.linears[0].model_copy(update={"name": name}) for name in names]
+    groups = [
+        documents.profile.smoothing[0].model_copy(
+            update={"source": names[0].replace("q_a", kind), "targets": names[:9]}
+        )
+        for kind in ("q_a_layernorm_of_a_long_name", "kv")
+    ]
+    path = tmp_path_factory.mktemp("wide") / "report.html"
+    write_report(documents.made(linears=linears, smoothing=groups), path)
+    return path
+
+
 def colors(picture: Path) -> Counter[Any]:
     with Image.open(picture) as image:
         pixels = image.convert("RGB")
@@ -80,13 +100,18 @@ return view.performance.getEntriesByType("resource").length + " " + page.images.
     assert chromium.ask(full, script, 1280) == "0 0 0"
 
 
-def test_words_in_drawings_stay_inside_them(chromium: Any, real: Path) -> None:
+def test_words_in_drawings_stay_inside_and_apart(chromium: Any, real: Path, full: Path, wide: Path) -> None:
     script = """
 return [...page.querySelectorAll("svg.plot")].flatMap(drawing => {
   const frame = drawing.getBoundingClientRect();
-  return [...drawing.querySelectorAll("text")].filter(text => {
-    const box = text.getBoundingClientRect();
-    return box.width && (box.left < frame.left - 2 || box.right > frame.right + 2 || box.bottom > frame.bottom + 2);
-  }).map(text => text.textContent);
-}).join("; ") || "inside" """
-    assert chromium.ask(real, script, 1280) == "inside"
+  const words = [...drawing.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()])
+    .filter(([text, box]) => box.width && text.trim());
+  const outside = words.filter(([, box]) =>
+    box.left < frame.left - 2 || box.right > frame.right + 2 || box.bottom > frame.bottom + 2);
+  const touching = words.filter(([, a], i) => words.some(([, b], j) => i < j &&
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4));
+  return [...outside, ...touching].map(([text]) => text);
+}).join("; ") || "apart" """
+    for page in (real, full, wide):
+        assert chromium.ask(page, script, 1280) == "apart"

@@ -48,6 +48,18 @@ def test_scores_of_another_model_are_one_error(
     assert not (tmp_path / "x.html").exists()
 
 
+@pytest.mark.parametrize("files", [("-o", "profile.yaml"), ("-o", "x.html", "--facts", "profile.yaml"), ("-o", ".")])
+def test_a_report_is_never_written_over_a_document(
+    files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("profile.yaml").write_text("mine")
+    code, _, err = report(capsys, BUNDLED, *files)
+    assert code == 2
+    assert "is not a file such as report." in err
+    assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("profile.yaml", "mine")]
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path) -> None:
     code = f"""
 import sys
