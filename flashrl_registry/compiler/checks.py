@@ -80,7 +80,7 @@ def check_tensors(rule_of: Mapping[str, Rule], inventory: Inventory) -> list[Dia
             found += _check_shape(tensor, rule)
             continue
         what = what_it_is(tensor)
-        if inventory.tied_embeddings and is_embedding_weight(tensor):
+        if inventory.tied_embeddings and is_embedding_weight(tensor.name):
             what += ", and this model's output head too"
         message = f"rule '{rule.name}' says {rule.shown_scheme()}, but it is {what}"
         found.append(Diagnostic("cannot-quantize", "error", tensor.name, message, "give it to a bf16 rule", rule.name))

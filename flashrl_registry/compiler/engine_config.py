@@ -13,7 +13,6 @@ from flashrl_registry.documents import (
     QuantizeInt8,
     ResolvedTensor,
     SchemeName,
-    TensorSpec,
 )
 from flashrl_registry.documents.names import factor, natural_key
 from flashrl_registry.documents.plan import Treatment
@@ -89,7 +88,7 @@ def unquantized_linears(tensors: Sequence[ResolvedTensor]) -> list[str]:
         if isinstance(tensor.op, Keep)
         and tensor.name.endswith(".weight")
         and len(tensor.shape) >= 2
-        and not is_embedding_weight(TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype))
+        and not is_embedding_weight(tensor.name)
     ]
     if "lm_head" not in ignore:  # tied heads have no tensor of their own
         ignore.append("lm_head")

@@ -43,9 +43,9 @@ def shared_side(tensor: str) -> int:
     return 1 if module_of(tensor).rpartition(".")[2] in _ROW_PARALLEL else 0
 
 
-def is_embedding_weight(spec: TensorSpec) -> bool:
+def is_embedding_weight(tensor: str) -> bool:
     """A table that is looked up, not multiplied."""
-    return module_of(spec.name).rpartition(".")[2] in _EMBEDDINGS
+    return module_of(tensor).rpartition(".")[2] in _EMBEDDINGS
 
 
 def engine_module(tensor: str) -> str:

@@ -80,7 +80,7 @@ def rules_for(
 
 
 def _is_matrix(tensor: TensorSpec) -> bool:
-    return tensor.name.endswith(".weight") and len(tensor.shape) == 2 and not is_embedding_weight(tensor)
+    return tensor.name.endswith(".weight") and len(tensor.shape) == 2 and not is_embedding_weight(tensor.name)
 
 
 def _linears(matrices: dict[str, TensorSpec], found: Findings) -> list[str]:

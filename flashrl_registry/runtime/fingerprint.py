@@ -62,7 +62,9 @@ def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[
 
 def _rows(matrix: "torch.Tensor") -> "torch.Tensor":
     matrix = matrix.detach()
-    return (matrix.flatten(1) if matrix.dim() > 1 else matrix.unsqueeze(1)).contiguous()
+    matrix_RI = (matrix.flatten(1) if matrix.dim() > 1 else matrix.unsqueeze(1)).contiguous()
+    # A view of a bucket may begin between two words.
+    return matrix_RI.clone() if matrix_RI.storage_offset() * matrix_RI.element_size() % 4 else matrix_RI
 
 
 def _fingerprint(

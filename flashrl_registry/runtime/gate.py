@@ -3,19 +3,22 @@
 A front end (LLM, AsyncLLM, an HTTP server) and its workers are different processes, and a request that is refused
 inside a worker leaves the engine dead. So each worker writes one byte, and the front end looks at the bytes before
 it accepts a request: nothing is scheduled on weights that are not one whole update, and the engine stays alive to
-be healed. A second byte counts the worker's updates, so that the front end drops cached prefixes that old weights
+be healed. A number beside it counts the worker's updates, so that the front end drops cached prefixes that old weights
 made. Workers on other machines do not reach this file; their own check before each forward still stands.
 """
 
 import atexit
 import mmap
 import os
+import struct
 import tempfile
 from pathlib import Path
 
 _SLOTS = 1024
 _REASON_BYTES = 2048
-_SIZE = 2 * _SLOTS + _REASON_BYTES
+_COUNT = struct.Struct("<Q")  # a byte would come around after 256 updates and look as if nothing had changed
+_REASON_AT = _SLOTS + _COUNT.size * _SLOTS
+_SIZE = _REASON_AT + _REASON_BYTES
 SERVING = 0
 REFUSING = 1
 SERVE_HINT = "send a complete weight update; the engine serves again when its last tensor has arrived"
@@ -67,20 +70,20 @@ class Gate:
         """
         if refusing:
             text = reason.encode("utf-8", "replace")[: _REASON_BYTES - 1]
-            self._map[2 * _SLOTS : 2 * _SLOTS + len(text) + 1] = text + b"\0"
+            self._map[_REASON_AT : _REASON_AT + len(text) + 1] = text + b"\0"
         self._map[rank % _SLOTS] = REFUSING if refusing else SERVING
 
     def count_update(self, rank: int) -> None:
         """One worker's weights have changed."""
-        slot = _SLOTS + rank % _SLOTS
-        self._map[slot] = (self._map[slot] + 1) % 256
+        place = _SLOTS + _COUNT.size * (rank % _SLOTS)
+        _COUNT.pack_into(self._map, place, _COUNT.unpack_from(self._map, place)[0] + 1)
 
     def updates(self) -> bytes:
         """A value that differs whenever a worker's weights have changed since it was last read."""
-        return self._map[_SLOTS : 2 * _SLOTS]
+        return self._map[_SLOTS:_REASON_AT]
 
     def reason(self) -> str | None:
         """None while every worker serves; otherwise why one of them does not."""
         if not any(self._map[:_SLOTS]):
             return None
-        return self._map[2 * _SLOTS :].split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self._map[_REASON_AT:].split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -15,9 +15,13 @@ def configure(settings: Settings) -> None:
         return
     handler: logging.Handler
     handler = logging.FileHandler(settings.logging_file) if settings.logging_file else logging.StreamHandler()
-    rank = os.environ.get("RANK", "-")
-    handler.setFormatter(
-        logging.Formatter(f"%(levelname)s %(asctime)s [flashrl rank={rank} pid=%(process)d] %(message)s")
-    )
     logger.addHandler(handler)
+    set_rank(os.environ.get("RANK", "-"))
     logger.propagate = False
+
+
+def set_rank(rank: int | str) -> None:
+    """Say which worker the lines of this process are from; vLLM's own workers learn it after they were started."""
+    form = f"%(levelname)s %(asctime)s [flashrl rank={rank} pid=%(process)d] %(message)s"
+    for handler in logger.handlers:
+        handler.setFormatter(logging.Formatter(form))

@@ -387,13 +387,17 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
         return
 
     def add_request(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        # A reset is refused while requests run on these blocks; it is tried again with the next request.
-        if check(self.vllm_config) and self.reset_prefix_cache():
+        if check(self.vllm_config):
+            # A reset is refused while requests run on these blocks; they are computed again then.
+            if self.vllm_config.cache_config.enable_prefix_caching and not self.reset_prefix_cache():
+                _require_reset(self.reset_prefix_cache(reset_running_requests=True))
             accepted(self.vllm_config)
         return sync_original(self, *args, **kwargs)
 
     async def add_request_async(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if check(self.vllm_config) and await self.reset_prefix_cache():
+        if check(self.vllm_config):
+            if self.vllm_config.cache_config.enable_prefix_caching and not await self.reset_prefix_cache():
+                _require_reset(await self.reset_prefix_cache(reset_running_requests=True))
             accepted(self.vllm_config)
         return await async_original(self, *args, **kwargs)
 
@@ -409,6 +413,14 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
     LLMEngine.add_request = add_request
     AsyncLLM.add_request = add_request_async
     AsyncLLM.generate = generate
+
+
+def _require_reset(done: bool) -> None:
+    if not done:
+        raise NotServableError(
+            "prefixes that older weights have cached cannot be dropped now",
+            hint="let running requests end, or abort them, and ask again",
+        )
 
 
 def _unavailable(exc: NotServableError) -> NotServableError:

@@ -62,15 +62,18 @@ def verify_resident(
             shards_of.setdefault(engine_name(tensor.name, model), []).append(tensor.name)
     layers = {name: layer for name, layer in linears(model).items() if name in shards_of}
     step = 1 if limit is None else max(1, len(layers) // max(1, limit))
-    for name in list(layers)[::step]:
+    chosen = list(layers)[::step]
+    for name in chosen:
         how = layer_format(layers[name])
+        checked.update(_compare_biases(layers[name], _ordered(shards_of[name], name, model), sent, rank))
         if how == "fp8" or (how == "fp8_tensor" and len(shards_of[name]) > 1):
             skipped.setdefault(_REQUANTIZED, []).extend(shards_of[name])
             continue
         checked.update(_compare_linear(layers[name], _ordered(shards_of[name], name, model), sent, rank))
     checked.update(_compare_experts(model, sent, rank))
     checked.update(_compare_parameters(model, sent))
-    unseen = [t.name for t in resolved.tensors if t.name not in checked and engine_name(t.name, model) not in layers]
+    left_out = layers.keys() - set(chosen)
+    unseen = [t.name for t in resolved.tensors if t.name not in checked and engine_name(t.name, model) not in left_out]
     skipped.setdefault(_UNSEEN, []).extend(name for name in unseen if not any(name in v for v in skipped.values()))
     return {
         "compared": len(checked),
@@ -106,6 +109,22 @@ def _compare_linear(layer: LinearBase, shards: list[str], sent: Sent, rank: int)
             equal = equal and _same_scale(scale, sent_scale, rows, first, count)
         first += count
         yield name, equal
+
+
+def _compare_biases(layer: LinearBase, shards: list[str], sent: Sent, rank: int) -> Iterator[tuple[str, bool]]:
+    """Each shard's part of a linear's bias, which kernels add as it is."""
+    bias = getattr(layer, "bias", None)
+    first = 0
+    for index, weight in enumerate(shards):
+        if not isinstance(bias, torch.Tensor) or weight not in sent.rows:
+            return
+        rows = _rows_of(layer, index, sent.rows[weight].shape[0], rank)
+        count = rows.stop - rows.start
+        name = weight.removesuffix("weight") + "bias"
+        if name in sent.rows:
+            expected = sent.rows[name][rows]
+            yield name, torch.equal(fingerprint(bias.data[first : first + count]), expected.to(bias.device))
+        first += count
 
 
 def _same_scale(scale: torch.Tensor, sent_RC: torch.Tensor, rows: slice, first: int, count: int) -> bool:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from flashrl_registry.compiler.engine_config import treatment_of
+from flashrl_registry.compiler.modules import is_embedding_weight
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.runtime._vllm import compat
@@ -295,6 +296,7 @@ class PlannedWeights:
         try:
             update.settle()
             if (staged := update.staged) is not None:
+                self._check_staged_head(update.tied_head, staged)
                 self._set_state("updating", "a staged weight update goes in")
                 update.staged = None  # from here on layers may hold its weights
                 compat.open_reload(self.model)
@@ -328,6 +330,14 @@ class PlannedWeights:
             "weight update %d: %d tensors, %.1f MB, %.3f s",
             version, self.state.last_update["tensors"], update.num_bytes / 1e6, self.state.last_update["seconds"],
         )  # fmt: skip
+
+    def _check_staged_head(self, head: torch.Tensor | None, staged: list[tuple[str, torch.Tensor]]) -> None:
+        """The old weights go on serving where a tied head differs, so it is looked at before they are touched."""
+        if head is None:
+            return
+        for name, value in staged:
+            if is_embedding_weight(name) and not torch.equal(value, head.to(value.dtype)):
+                raise refused(_HEAD, f"differs from {name}, which this tied model uses for it")
 
     def _drop_half_done(self) -> None:
         if self.update is not None and self.update.staged is None:
@@ -394,7 +404,11 @@ class PlannedWeights:
             elif first not in self.tensors:
                 missing = {first}  # refused in its place
             if self._passes.starts_over(first, missing):
-                logger.warning("%s begins a pass: the sender started over; the half-done update is dropped", name)
+                logger.warning(
+                    "%s begins a pass: the sender started over; the half-done update is dropped. A sender that changes "
+                    "its order after a refused update has to say where one begins: flashrl_registry.runtime.updating",
+                    name,
+                )
                 self._drop_half_done()
             return itertools.chain([(name, value)], iterator)
         return ()

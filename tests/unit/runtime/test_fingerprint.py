@@ -71,3 +71,12 @@ def test_codes_and_empty_tensors_pass_the_check() -> None:
 def test_finite_numbers_whose_sum_is_not_are_finite(dtype: torch.dtype, large: float) -> None:
     _, finite = fingerprint_and_check(torch.full((4, 300), large).to(dtype))
     assert finite
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_view_that_begins_between_two_words_is_like_any_other(dtype: torch.dtype) -> None:
+    bucket = torch.randn(1 + 5 * 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    view = bucket[1:].view(5, 24)
+    rows, finite = fingerprint_and_check(view)
+    assert finite
+    assert torch.equal(rows, fingerprint(view.clone()))

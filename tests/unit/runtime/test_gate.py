@@ -36,8 +36,21 @@ def test_a_long_reason_is_cut_not_written_past_the_file() -> None:
     path = create_gate()
     try:
         gate = Gate(path)
+        size = path.stat().st_size
         gate.set(5000, refusing=True, reason="x" * 100_000)
         assert set(gate.reason() or "") == {"x"}
-        assert path.stat().st_size == 4096
+        assert path.stat().st_size == size
+    finally:
+        path.unlink()
+
+
+def test_so_they_do_after_any_number_of_updates() -> None:
+    path = create_gate()
+    try:
+        front, worker = Gate(path), Gate(path)
+        before = front.updates()
+        for _ in range(256):
+            worker.count_update(3)
+        assert front.updates() != before
     finally:
         path.unlink()
