@@ -99,7 +99,12 @@ def one_plan(bundle: Bundle, ref: object) -> PlanBundle:
     """
     if isinstance(bundle, PlanBundle):
         return bundle
-    names = [f"{ref}:{name}" for name in bundle.plans]
+    place = Path(bundle.origin)
+    if place.exists():  # a folder or file of the user's: its members lie beside it
+        folder = place if place.is_dir() else place.parent
+        names = [str(folder / member.plan) if member.is_path else member.plan for member in bundle.hybrid.members]
+    else:
+        names = [f"{ref}:{name}" for name in bundle.plans]
     raise InvalidRefError(
         f"{bundle.origin} is a hybrid of {len(bundle.hybrid.members)} members, not one plan",
         hint=f"name one of them: {', '.join(names)}",

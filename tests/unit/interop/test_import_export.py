@@ -354,8 +354,8 @@ def test_commands_on_one_plan_name_the_plans_of_a_hybrid(cli: Command, checkpoin
         ran = cli(*command)
         assert ran.code == 1
         assert f"{out} is a hybrid of 2 members, not one plan" in ran.err
-        assert f"hint: name one of them: {out}:fp8, {out}:bf16" in ran.err
-    assert cli("explain", f"{out}:fp8").code == 0
+        assert f"hint: name one of them: {out}/fp8, {out}/bf16" in ran.err
+    assert cli("explain", f"{out}/fp8").code == 0
 
 
 def test_a_hybrid_is_not_half_written_where_a_member_cannot_be(
