@@ -40,8 +40,8 @@ _LIMITS = """
 * Tensors whose rows and columns were exchanged, where there are as many of one as of the other.
 * Two senders whose tensors together are one pass: each tensor once, and none of them announced (`updating`). An
   announced update is refused as soon as anybody else sends into it what it already has.
-* A sender that does not say where its updates begin and that, after a refused one, sends in another order than before: an
-  update may be completed by the first tensors of its next pass. Between passes the engine refuses to generate. With
+* A sender that does not say where its updates begin and that, after a refused one, sends in another order than before:
+  an update may be completed by the first tensors of its next pass. Between passes the engine refuses to generate. With
   `updating`, or in the order of before, the next whole pass heals.
 """
 
