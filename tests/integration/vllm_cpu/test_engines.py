@@ -60,13 +60,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture(scope="module")
-def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def alone(job: Job, run_shared: Any) -> dict[str, dict[str, Any]]:
     """What fresh engines in one process say, by plan and checkpoint."""
-    from conftest import run_program
-
-    work, out = tmp_path_factory.mktemp("alone"), {}
+    out: dict[str, dict[str, Any]] = {}
     for plan, config in (("eight", str(job.plan)), ("plain", "bf16")):
-        ran = run_program(work, "engines.py", "alone", config, first=job.first, second=job.second)
+        ran = run_shared("engines.py", "alone", config, first=job.first, second=job.second)
         assert ran.returncode == 0, ran.log[-3000:]
         out |= {f"{plan} {name}": observed for name, observed in ran.result.items()}
     return out

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))  # architectures.py is shared by test modules
+sys.path.append(str(Path(__file__).parent))  # architectures.py is shared by test modules
 
 HIDDEN, INTERMEDIATE, KV, VOCAB, LAYERS = 32, 48, 16, 20, 2
 SHAPES = {

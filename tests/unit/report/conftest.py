@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # report_documents.py is shared with the browser's tests
+sys.path.append(str(Path(__file__).parent))  # report_documents.py is shared with the browser's tests
 
 from report_documents import Documents, make_documents
 
