@@ -162,30 +162,6 @@ def abort_reload(model: "torch.nn.Module") -> None:
         model._do_torchao_reload = model._original_do_torchao_reload
 
 
-def loaded_numel(layer: "torch.nn.Module") -> int | None:
-    """Elements that a reload has given to a layer; None where it is not loading, or complete."""
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    info = get_layerwise_info(layer)
-    return info.load_numel if info.can_load() else None
-
-
-def copy_held(layer: "torch.nn.Module", value: "torch.Tensor") -> None:
-    """Replace what an incomplete layer holds of the tensor that it was given last by copies."""
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    storage = value.untyped_storage().data_ptr()
-    for _, bound in reversed(get_layerwise_info(layer).loaded_weights):
-        held = {
-            argument: tensor
-            for argument, tensor in bound.arguments.items()
-            if getattr(tensor, "is_meta", True) is False and tensor.untyped_storage().data_ptr() == storage
-        }
-        if not held:
-            return
-        bound.arguments.update({argument: tensor.clone() for argument, tensor in held.items()})
-
-
 @contextmanager
 def loading_context(vllm_config: Any) -> Iterator[None]:
     """What a weight loader may rely on: the current config, the model's default dtype, no autograd."""

@@ -25,7 +25,6 @@ from flashrl_registry.compiler.modules import is_embedding_weight
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.runtime._vllm import compat
-from flashrl_registry.runtime._vllm.borrowed import Borrowed
 from flashrl_registry.runtime._vllm.intake import Intake
 from flashrl_registry.runtime._vllm.ready import passed_through
 from flashrl_registry.runtime._vllm.update import (
@@ -75,7 +74,6 @@ class PlannedWeights:
         self.ready_made: dict[str, ReadyMade] | None = None  # set where the first load is of a quantized checkpoint
         self._staging = resolved.update_mode == "staged"
         self._passes = Passes()
-        self._borrowed: Borrowed | None = None
         self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
         self._gate: Gate | None = None
@@ -95,7 +93,6 @@ class PlannedWeights:
         self._vllm_config = vllm_config
         compat.remember_emptied(self.model)
         compat.remember_expert_kernels(self.model)
-        self._borrowed = Borrowed(self.model, self.tensors)
 
     # -- the calls that arrive -----------------------------------------------------------------------------------
 
@@ -284,12 +281,8 @@ class PlannedWeights:
                 if first and update.ours and not update.announced:
                     self._passes.begins(name)
                 for output in self._intake.take(update, name, value):
-                    if not clone or output[1] is not value:
-                        yield output
-                    elif self._borrowed is None or update.staged is not None:
-                        yield name, value.clone()
-                    else:
-                        yield from self._borrowed.lend(name, value)
+                    # vLLM keeps tensors until their layer is complete, and senders reuse their buffers.
+                    yield (name, value.clone()) if clone and output[1] is value else output
 
     def _commit(self, update: Update) -> None:
         began = time.perf_counter()
@@ -309,8 +302,6 @@ class PlannedWeights:
             raise
         self.update = None
         self._passes.completed()
-        if self._borrowed is not None:
-            self._borrowed.completed()
         self.sent.commit()
         version = self.state.weight_version + 1
         ended = time.perf_counter()
