@@ -5,7 +5,6 @@ from flashrl_registry.documents import QuantArgs, TensorSpec
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.profiling.faults import Fault, refuse
 from flashrl_registry.profiling.formats import Format
-from flashrl_registry.profiling.reader import num_rows
 
 FLOATS = {"bfloat16", "float16", "float32"}
 _CODES = {"int8", "uint8", "float8_e4m3fn", "float8_e5m2"}
@@ -150,8 +149,3 @@ def _other_faults(spec: TensorSpec, twin: TensorSpec | None, specs: dict[str, Te
         reason = f"has shape {spec.shape} in the reference and {twin.shape} in the quantized checkpoint"
         return [Fault(spec.name, reason)]
     return []
-
-
-def rows_of(index: CheckpointIndex, name: str) -> int:
-    """Rows of a weight, experts one after another."""
-    return num_rows(index.specs[name].shape)

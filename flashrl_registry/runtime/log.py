@@ -6,6 +6,7 @@ import os
 from flashrl_registry.runtime.settings import Settings
 
 logger = logging.getLogger("flashrl")
+_RANK = "RANK"  # as torchrun and its like set it
 
 
 def configure(settings: Settings) -> None:
@@ -16,12 +17,21 @@ def configure(settings: Settings) -> None:
     handler: logging.Handler
     handler = logging.FileHandler(settings.logging_file) if settings.logging_file else logging.StreamHandler()
     logger.addHandler(handler)
-    set_rank(os.environ.get("RANK", "-"))
+    _set_format(os.environ.get(_RANK, "-"))
     logger.propagate = False
 
 
-def set_rank(rank: int | str) -> None:
-    """Say which worker the lines of this process are from; vLLM's own workers learn it after they were started."""
+def name_worker(rank: int) -> None:
+    """Say which worker the lines of this process are from; a launcher that has said so itself knows better.
+
+    Args:
+        rank: Of a worker that vLLM started, which learns it only then.
+    """
+    if _RANK not in os.environ:
+        _set_format(str(rank))
+
+
+def _set_format(rank: str) -> None:
     form = f"%(levelname)s %(asctime)s [flashrl rank={rank} pid=%(process)d] %(message)s"
     for handler in logger.handlers:
         handler.setFormatter(logging.Formatter(form))

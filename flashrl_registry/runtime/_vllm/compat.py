@@ -348,12 +348,12 @@ def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> Non
         setattr(Worker, method.__name__, method)
 
 
-def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], None]) -> None:
+def guard_front_ends(check: Callable[[Any], bytes | None], accepted: Callable[[Any, bytes], None]) -> None:
     """Run ``check(vllm_config)`` before a front end accepts a request.
 
-    It raises to refuse the request, and returns True where cached prefixes belong to older weights; they are dropped
-    then, and ``accepted(vllm_config)`` is told. A refusal further in would leave the request in the output processor
-    or kill the engine core. Tested: 0.27.1, 0.32.0. Goes with the above.
+    It raises to refuse the request, and returns which updates there were where cached prefixes belong to older
+    weights; they are dropped then, and ``accepted(vllm_config, updates)`` is told. A refusal further in would leave the
+    request in the output processor or kill the engine core. Tested: 0.27.1, 0.32.0. Goes with the above.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -363,18 +363,18 @@ def guard_front_ends(check: Callable[[Any], bool], accepted: Callable[[Any], Non
         return
 
     def add_request(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if check(self.vllm_config):
+        if (updates := check(self.vllm_config)) is not None:
             # A reset is refused while requests run on these blocks; they are computed again then.
             if self.vllm_config.cache_config.enable_prefix_caching and not self.reset_prefix_cache():
                 _require_reset(self.reset_prefix_cache(reset_running_requests=True))
-            accepted(self.vllm_config)
+            accepted(self.vllm_config, updates)
         return sync_original(self, *args, **kwargs)
 
     async def add_request_async(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if check(self.vllm_config):
+        if (updates := check(self.vllm_config)) is not None:
             if self.vllm_config.cache_config.enable_prefix_caching and not await self.reset_prefix_cache():
                 _require_reset(await self.reset_prefix_cache(reset_running_requests=True))
-            accepted(self.vllm_config)
+            accepted(self.vllm_config, updates)
         return await async_original(self, *args, **kwargs)
 
     def generate(self, *args, **kwargs):  # type: ignore[no-untyped-def]

@@ -235,29 +235,36 @@ def confirm(config: Any, applied: Resolution | None) -> None:
         )
 
 
-def check_front_end(vllm_config: Any) -> bool:
+def check_front_end(vllm_config: Any) -> bytes | None:
     """Before a front end accepts a request.
 
     Returns:
-        Weights have changed since the front end last dropped its cached prefixes.
+        Which updates there were, where weights have changed since the front end last dropped its cached prefixes;
+        None where they have not.
 
     Raises:
         NotServableError: A worker's weights are not one whole update.
     """
     gate = _gate_of(vllm_config)
     if gate is None:
-        return False
+        return None
     reason = gate.reason()
     if reason is not None:
         raise NotServableError(f"the engine refuses to generate: {reason}", hint=SERVE_HINT)
-    return _seen_updates.setdefault(gate.path, bytes(len(gate.updates()))) != gate.updates()
+    updates = gate.updates()
+    return None if _seen_updates.setdefault(gate.path, bytes(len(updates))) == updates else updates
 
 
-def prefixes_dropped(vllm_config: Any) -> None:
-    """The front end has dropped its cached prefixes."""
+def prefixes_dropped(vllm_config: Any, updates: bytes) -> None:
+    """The front end has dropped its cached prefixes.
+
+    Args:
+        vllm_config: The engine's.
+        updates: What :func:`check_front_end` returned before; an update since then has made others stale.
+    """
     gate = _gate_of(vllm_config)
     if gate is not None:
-        _seen_updates[gate.path] = gate.updates()
+        _seen_updates[gate.path] = updates
 
 
 _seen_updates: dict[Path, bytes] = {}

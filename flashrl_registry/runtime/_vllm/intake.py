@@ -7,7 +7,7 @@ import torch
 from flashrl_registry.documents import QuantizeInt8, ResolvedPlan, ResolvedTensor
 from flashrl_registry.ops import all_finite
 from flashrl_registry.runtime._vllm.sent import Sent
-from flashrl_registry.runtime._vllm.update import Update, refused
+from flashrl_registry.runtime._vllm.update import Update, check_finite, refused
 from flashrl_registry.runtime.fingerprint import forget_factors
 from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
@@ -52,7 +52,7 @@ class Intake:
             What goes to the engine; ``value`` itself where it passes through and is on the engine's device already.
 
         Raises:
-            WeightMismatchError: Unknown, sent twice, of another shape or dtype; or not finite, where that is known.
+            WeightMismatchError: Unknown, sent twice, of another shape or dtype, or not finite.
         """
         tensor = self._tensors.get(name)
         if tensor is None:
@@ -64,10 +64,7 @@ class Intake:
             raise refused(name, reason)
         update.missing.discard(name)
         update.num_bytes += value.nbytes
-        outputs = list(self._outputs(update, tensor, value.to(self.device, non_blocking=True)))
-        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
-        update.settle()
-        return outputs
+        return list(self._outputs(update, tensor, value.to(self.device, non_blocking=True)))
 
     def _outputs(
         self, update: Update, tensor: ResolvedTensor, value: torch.Tensor
@@ -77,18 +74,20 @@ class Intake:
         outputs = list(transform(tensor, value, vectors))
         frozen = isinstance(op, QuantizeInt8) and op.scales == "frozen"
         if frozen:
-            update.unsettled.append((name, all_finite(value)))  # frozen scales say nothing of the weights
+            check_finite(name, all_finite(value))  # frozen scales say nothing of the weights
         if isinstance(op, QuantizeInt8):
             (_, codes), (_, scale) = outputs
             update.pruning.see(name, codes)
             self.telemetry.observe(name, codes, scale, vectors, frozen=frozen)
         if update.pruning.concerns_norm(name):
-            update.unsettled.append((name, all_finite(outputs[0][1])))
+            check_finite(name, all_finite(outputs[0][1]))
             update.pruning.hold(name, outputs[0][1])
             outputs = []
         # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
-        told = [self.sent.take(*output) for output in outputs]
-        update.unsettled += [(name, last) for last in told[-1:]]
+        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
+        finite = [self.sent.take(*output) for output in outputs]
+        if finite:
+            check_finite(name, finite[-1])
         yield from outputs
         for output in update.pruning.ready():
             self.sent.take(*output)

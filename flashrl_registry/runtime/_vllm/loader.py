@@ -22,7 +22,7 @@ from flashrl_registry.runtime._vllm.members import check_replica
 from flashrl_registry.runtime._vllm.update import WholeUpdate
 from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weights
 from flashrl_registry.runtime.gate import open_gate
-from flashrl_registry.runtime.log import logger, set_rank
+from flashrl_registry.runtime.log import logger, name_worker
 from flashrl_registry.runtime.start_model import ready_made
 from flashrl_registry.runtime.transform import load_vectors
 
@@ -100,7 +100,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""
-        set_rank(vllm_config.parallel_config.rank)
+        name_worker(vllm_config.parallel_config.rank)
         check_replica(self.payload, vllm_config)
         resolved, _ = self.opened
         compat.keep_onednn_scales_alive()

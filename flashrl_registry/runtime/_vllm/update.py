@@ -49,7 +49,6 @@ class Update:
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
         last: The tensor that was looked at last.
-        unsettled: Names, and whether each is finite: a bool, or one on a device which nobody has waited for yet.
     """
 
     missing: set[str]
@@ -63,21 +62,6 @@ class Update:
     busy_seconds: float = 0.0
     tied_head: torch.Tensor | None = None
     last: str | None = None
-    unsettled: list[tuple[str, torch.Tensor | bool]] = field(default_factory=list)
-
-    def settle(self) -> None:
-        """Wait for the device, and refuse the first tensor that is not finite.
-
-        Raises:
-            WeightMismatchError: A value is NaN or infinite in what becomes resident; it may overflow on the way.
-        """
-        looked_at, self.unsettled = self.unsettled, []
-        waited_for = [finite for _, finite in looked_at if isinstance(finite, torch.Tensor)]
-        if waited_for and bool(torch.stack(waited_for).all()):
-            looked_at = [(name, finite) for name, finite in looked_at if not isinstance(finite, torch.Tensor)]
-        for name, finite in looked_at:
-            if not finite:
-                raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")
 
     def check_complete(self, what: str, tensors: Mapping[str, ResolvedTensor]) -> None:
         """Every tensor has arrived; of a partial update, every tensor of the layers that it touches.
@@ -126,3 +110,13 @@ def incomplete(what: str, missing: Iterable[str], total: int) -> WeightMismatchE
     if len(names) > _SHOWN:
         faults.append(WeightFault(f"and {len(names) - _SHOWN} more", "missing"))
     return WeightMismatchError(f"{what}: {len(names)} of {total} tensors are missing", faults)
+
+
+def check_finite(name: str, finite: torch.Tensor | bool) -> None:
+    """Refuse a tensor of which ``finite`` is false; waits for its device.
+
+    Raises:
+        WeightMismatchError: A value is NaN or infinite in what becomes resident; it may overflow on the way.
+    """
+    if not finite:
+        raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")

@@ -212,7 +212,6 @@ class PlannedWeights:
         elif self.update.missing:
             raise incomplete("the checkpoint lacks tensors of the plan", self.update.missing, len(self.tensors))
         else:
-            self.update.settle()
             self.state.last_update = self._intake.telemetry.finish()
             self.sent.commit()
         self.update = None
@@ -287,7 +286,6 @@ class PlannedWeights:
     def _commit(self, update: Update) -> None:
         began = time.perf_counter()
         try:
-            update.settle()
             if (staged := update.staged) is not None:
                 self._check_staged_head(update.tied_head, staged)
                 self._set_state("updating", "a staged weight update goes in")

@@ -342,6 +342,7 @@ def tied_head(args: Result) -> Result:
             result[name] = observe(llm)
         except Exception as exc:  # noqa: BLE001
             result[name] = f"{type(exc).__name__}: {exc}"
+    result["state"] = status(llm)[0]["state"]
     result["fresh"] = observe(engine(args["updated"]))
     return result
 
@@ -366,6 +367,30 @@ def prefix_cache(args: Result) -> Result:
     llm.reset_prefix_cache()
     result["reset_by_hand"] = run()
     return result
+
+
+def prefix_cache_while_running(args: Result) -> Result:
+    """A request that runs on, an update, and a request with the same prompt after it."""
+    llm = vllm.LLM(
+        model=args["model"], skip_tokenizer_init=True, max_model_len=256, enforce_eager=True,
+        enable_prefix_caching=True, block_size=32,
+    )  # fmt: skip
+    prompt = {"prompt_token_ids": [(7 * i) % 250 for i in range(160)]}
+    params = vllm.SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, ignore_eos=True)
+    old = list(llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids)
+    running = vllm.SamplingParams(temperature=0.0, max_tokens=64, detokenize=False, ignore_eos=True)
+    llm.llm_engine.add_request("before", prompt, running)
+    for _ in range(4):
+        llm.llm_engine.step()
+    send_one_by_one(llm, args["updated"])
+    llm.llm_engine.add_request("after", prompt, params)
+    done: dict[str, list[int]] = {}
+    while llm.llm_engine.has_unfinished_requests():
+        for out in llm.llm_engine.step():
+            done[out.request_id.partition("-")[0]] = list(out.outputs[0].token_ids)
+    llm.reset_prefix_cache()
+    fresh = list(llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids)
+    return {"old": old, "after": done["after"], "fresh": fresh}
 
 
 def sleep_level_2(args: Result) -> Result:
@@ -516,6 +541,7 @@ SCENARIOS = {
         partial,
         plugins_narrowed,
         prefix_cache,
+        prefix_cache_while_running,
         settings,
         sharded_state,
         sleep_level_1,

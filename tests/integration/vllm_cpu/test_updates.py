@@ -200,6 +200,27 @@ def test_a_tied_head_may_be_sent_too_but_must_be_the_embedding(run_scenario, tin
     assert "differs from the embedding" in ran.result["whole_different"]
 
 
+def test_a_staged_update_with_another_tied_head_leaves_the_old_weights_serving(run_scenario, tiny, compiled) -> None:
+    model = tiny(1, tied=True)
+    plan = compiled(model, "update: {mode: staged}\nrules:\n- {name: all, scheme: bf16, targets: ['*']}\n")
+    ran = run_scenario("tied_head", plan, model=model, updated=tiny(2, tied=True))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert "differs from" in ran.result["whole_different"]
+    assert ran.result["state"] == "serving"
+
+
+def test_biases_of_linears_are_proven_too(run_scenario, tiny) -> None:
+    ran = run_scenario("fresh", "int8", model=tiny(1, bias=True))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert proven(ran.result, 29)
+
+
+def test_a_request_after_an_update_reads_no_old_prefix_though_another_runs(run_scenario, tiny) -> None:
+    ran = run_scenario("prefix_cache_while_running", "int8", model=tiny(1), updated=tiny(2))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert ran.result["after"] == ran.result["fresh"] != ran.result["old"]
+
+
 def test_prefixes_cached_under_old_weights_are_dropped(run_scenario, tiny) -> None:
     ran = run_scenario("prefix_cache", "int8", model=tiny(1), updated=tiny(2))
     assert ran.returncode == 0, ran.log[-3000:]

@@ -18,7 +18,13 @@ def sizes(*, wide: bool) -> tuple[int, int]:
 
 
 def tensors(
-    seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False, layers: int = LAYERS
+    seed: int,
+    *,
+    tied: bool = False,
+    moe: bool = False,
+    wide: bool = False,
+    bias: bool = False,
+    layers: int = LAYERS,
 ) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, bfloat16."""
     generator = torch.Generator().manual_seed(seed)
@@ -36,6 +42,9 @@ def tensors(
         out[f"{base}.self_attn.k_proj.weight"] = rand(KV_HEADS * head, hidden, scale=0.2)
         out[f"{base}.self_attn.v_proj.weight"] = rand(KV_HEADS * head, hidden, scale=0.2)
         out[f"{base}.self_attn.o_proj.weight"] = rand(hidden, HEADS * head, scale=0.2)
+        if bias:
+            for part, rows in (("q", HEADS * head), ("k", KV_HEADS * head), ("v", KV_HEADS * head), ("o", hidden)):
+                out[f"{base}.self_attn.{part}_proj.bias"] = rand(rows)
         out[f"{base}.post_attention_layernorm.weight"] = rand(hidden, around=1.0)
         if moe:
             out[f"{base}.self_attn.q_norm.weight"] = rand(head, around=1.0)
@@ -52,11 +61,18 @@ def tensors(
 
 
 def write(
-    folder: Path, seed: int, *, tied: bool = False, moe: bool = False, wide: bool = False, layers: int = LAYERS
+    folder: Path,
+    seed: int,
+    *,
+    tied: bool = False,
+    moe: bool = False,
+    wide: bool = False,
+    bias: bool = False,
+    layers: int = LAYERS,
 ) -> Path:
     """Write a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = tensors(seed, tied=tied, moe=moe, wide=wide, layers=layers)
+    made = tensors(seed, tied=tied, moe=moe, wide=wide, bias=bias, layers=layers)
     save_file(made, folder / "model.safetensors", metadata={"format": "pt"})
     hidden, mlp = sizes(wide=wide)
     config = {
@@ -64,7 +80,7 @@ def write(
         "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
         "intermediate_size": mlp, "vocab_size": VOCAB, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": tied, "torch_dtype": "bfloat16", "hidden_act": "silu", "rope_theta": 10000.0,
-        "bos_token_id": 0, "eos_token_id": 1,
+        "bos_token_id": 0, "eos_token_id": 1, "attention_bias": bias,
     }  # fmt: skip
     if moe:
         config |= {
