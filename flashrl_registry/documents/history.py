@@ -14,9 +14,7 @@ from pydantic import AfterValidator, Field
 from flashrl_registry.documents._base import Digest, Document, Frozen
 from flashrl_registry.documents.evidence import Evidence
 from flashrl_registry.documents.manifest import Instant, PlanName, SemVer
-
-# No version, no commit, nothing that git or a path could take for something else.
-CHANNEL_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"
+from flashrl_registry.documents.patterns import CHANNEL_PATTERN
 
 ChannelName = Annotated[str, Field(pattern=CHANNEL_PATTERN)]
 Who = Annotated[str, Field(min_length=1, max_length=128)]

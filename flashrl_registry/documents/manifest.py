@@ -5,9 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
-VERSION_PATTERN = r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$"
+from flashrl_registry.documents.patterns import NAME_PATTERN, VERSION_PATTERN
 
 PlanName = Annotated[str, Field(pattern=NAME_PATTERN)]
 SemVer = Annotated[str, Field(pattern=VERSION_PATTERN)]

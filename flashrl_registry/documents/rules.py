@@ -8,7 +8,8 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from flashrl_registry.documents._base import Document, Frozen
 from flashrl_registry.documents.expressions import compile_expression
 from flashrl_registry.documents.names import family_size
-from flashrl_registry.documents.quantization import QuantArgs, SchemeName, scheme_of
+from flashrl_registry.documents.quantization import QuantArgs, scheme_of
+from flashrl_registry.documents.schemes import SchemeName
 
 RuleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from flashrl_registry.checkpoints import CheckpointIndex
 from flashrl_registry.documents import QuantArgs, QuantizedCheckpoint
 from flashrl_registry.documents.profile import ProfileScheme
-from flashrl_registry.documents.quantization import SYNONYMS
+from flashrl_registry.documents.schemes import SYNONYMS
 from flashrl_registry.errors import ProfilingError
 
 _COMPRESSED = ("int-quantized", "float-quantized", "naive-quantized")

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from flashrl_registry.documents import SCHEMES, SYNONYMS, SchemeName, canonical_scheme
-from flashrl_registry.documents.history import CHANNEL_PATTERN
-from flashrl_registry.documents.manifest import NAME_PATTERN, VERSION_PATTERN
+from flashrl_registry.documents.patterns import CHANNEL_PATTERN, NAME_PATTERN, VERSION_PATTERN
+from flashrl_registry.documents.schemes import SCHEMES, SYNONYMS, SchemeName, canonical_scheme
 from flashrl_registry.errors import InvalidRefError
 
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"

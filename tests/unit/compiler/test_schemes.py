@@ -23,7 +23,8 @@ from flashrl_registry.documents import (
     canonical_scheme,
 )
 from flashrl_registry.documents.names import expand
-from flashrl_registry.documents.quantization import SCHEME_ARGS, SCHEMES, SYNONYMS, QuantArgs
+from flashrl_registry.documents.quantization import SCHEME_ARGS, QuantArgs
+from flashrl_registry.documents.schemes import SCHEMES, SYNONYMS
 from flashrl_registry.errors import CompileError, ResolutionError
 
 GPU = Environment(vllm="0.25.1", device="cuda")

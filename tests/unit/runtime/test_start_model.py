@@ -6,7 +6,8 @@ import pytest
 
 from flashrl_registry.compiler import compile_plan, lower, preset_rules
 from flashrl_registry.documents import EngineSettings, Environment, Inventory, ResolvedPlan, TensorSpec
-from flashrl_registry.documents.quantization import SCHEME_ARGS, SchemeName
+from flashrl_registry.documents.quantization import SCHEME_ARGS
+from flashrl_registry.documents.schemes import SchemeName
 from flashrl_registry.errors import ResolutionError
 from flashrl_registry.runtime.start_model import check_start_model, ready_made
 
