@@ -1,12 +1,14 @@
-"""Tiny checkpoints that four GPUs can share, and plans for them, for ``test_multi_gpu.py``."""
+"""Checkpoints that four GPUs can share, and plans for them, for ``test_multi_gpu.py``: tiny ones, and true widths."""
 
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import multi_shapes
 import tiny
 import tiny_pair
 from multi_programs import Result, own_environ
@@ -24,35 +26,51 @@ class Models:
 
     work: Path
     cpu: bool
+    true_widths: bool = True
     folders: dict[str, list[str]] = field(default_factory=dict)
     plans: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def make(self) -> None:
         # Four workers still hold sides that are multiples of 128, which float8 blocks need.
         tiny.HEADS, tiny.KV_HEADS, tiny.sizes = 8, 4, lambda *, wide: (1024, 1024)
-        for kind in ("dense",) if self.cpu else ("dense", "experts"):
-            self.folders[kind] = [
-                str(tiny.write(self.work / f"{kind}{seed}", seed, wide=True, moe=kind == "experts")) for seed in (1, 2)
-            ]
-            self.folders[kind].append(half_of(self.folders[kind][1]))
+        kinds = ["dense"] if self.cpu else ["dense", "experts"]
+        kinds += multi_shapes.CONFIGS if self.true_widths and not self.cpu else []
+        with ThreadPoolExecutor() as pool:
+            made = {(kind, seed): pool.submit(self.write, kind, seed) for kind in kinds for seed in (1, 2)}
+            self.folders = {kind: [made[kind, seed].result() for seed in (1, 2)] for kind in kinds}
+        for folders in self.folders.values():
+            folders.append(half_of(folders[1]))
         schemes = ("int8",) if self.cpu else ("int8", "fp8_channel", "fp8_block")
         self.plans = {kind: {scheme: scheme for scheme in schemes} for kind in self.folders}
-        self.plans["dense"] |= self.profiled()
+        self.plans["dense"] |= self.profiled("dense", "smoothed", "frozen")
+        if "Qwen2.5-32B" in kinds:
+            self.plans["Qwen2.5-32B"] |= self.profiled("Qwen2.5-32B", "smoothed")
         hybrid = self.work / "hybrid.yaml"
         hybrid.write_text(
             "schema_version: flashrl.hybrid/v1\nmembers:\n- {name: eight, plan: int8}\n- {name: plain, plan: bf16}\n"
         )
 
-    def profiled(self) -> dict[str, str]:
+    def write(self, kind: str, seed: int) -> str:
+        """A checkpoint."""
+        folder = self.work / f"{kind}{seed}"
+        if kind in multi_shapes.CONFIGS:
+            return str(multi_shapes.write(folder, kind, seed))
+        return str(tiny.write(folder, seed, wide=True, moe=kind == "experts"))
+
+    def profiled(self, kind: str, *names: str) -> dict[str, str]:
         """Plans with the smoothing, and with the scales, of a W8A8 twin."""
-        first, twin = self.folders["dense"][0], tiny_pair.write_w8a8(Path(self.folders["dense"][0]), self.work / "w8a8")
-        profile, rules = self.work / "profile", self.work / "frozen.yaml"
-        rules.write_text("schema_version: flashrl.rules/v1\n" + RULES["frozen"])
-        command("flashrl_main", "profile", "-m", first, "-qm", twin, "-o", profile, "--fn", "int8")
-        compile_plan = ("registry_main", "compile", "-m", first, "--profile", profile)
-        command(*compile_plan, "-o", self.work / "smoothed")
-        command(*compile_plan, "--rules", rules, "-o", self.work / "frozen")
-        return {"int8 smoothed": str(self.work / "smoothed"), "int8 frozen": str(self.work / "frozen")}
+        first, work = Path(self.folders[kind][0]), self.work / f"{kind} profiled"
+        work.mkdir()
+        twin = tiny_pair.write_w8a8(first, work / "w8a8")
+        command("flashrl_main", "profile", "-m", first, "-qm", twin, "-o", work / "profile", "--fn", "int8")
+        for name in names:
+            rules = ()
+            if name in RULES:
+                (work / f"{name}.yaml").write_text("schema_version: flashrl.rules/v1\n" + RULES[name])
+                rules = ("--rules", work / f"{name}.yaml")
+            compile_plan = ("registry_main", "compile", "-m", first, "--profile", work / "profile", *rules)
+            command(*compile_plan, "-o", work / name)
+        return {f"int8 {name}": str(work / name) for name in names}
 
     def args(self, kind: str, **more: Any) -> Result:
         start, updated, half = self.folders[kind]

@@ -110,10 +110,13 @@ def run(work: Path, job: Job, machine: Machine) -> Result:
             ended = f"exit {process.wait(LIMIT_SECONDS)}"
         except subprocess.TimeoutExpired:
             ended = f"not ended after {LIMIT_SECONDS} s"
+        given_up = process not in RUNNING
         end(process)
         process.wait()
     spent = time.perf_counter() - began
     print(f"{clock()} {job.label}, {job.program}, GPUs {job.gpus or 'none'}: {ended}, {spent:.0f} s", flush=True)
+    if given_up:
+        return {}
     if ended != "exit 0":
         print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), flush=True)
         return {}
@@ -128,10 +131,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def give_up(*_: object) -> None:
-    """Told to stop: no engine is left behind."""
+def end_all() -> None:
+    """No engine is left behind."""
     for process in list(RUNNING):
         end(process)
+
+
+def give_up(*_: object) -> None:
+    """Told to stop."""
+    end_all()
     os._exit(143)
 
 

@@ -8,8 +8,15 @@ import tiny
 from multi_models import Models
 from multi_programs import Job, Machine, Result
 
-SECTIONS = ("tp", "killed", "dp", "serve", "transfer")
+SECTIONS = ("tp", "killed", "dp", "serve", "transfer", "ray")
+ON_CPU = ("tp", "killed", "ray")
+WHOLE = ("dp", "serve")
+"""Sections whose checks need all of their programs; those of the others need the programs of one label."""
 ROUTES = ("folder", "one_by_one", "buckets", "announced", "transfer")  # multi_scenarios.py needs vLLM to be read
+REFUSED = {
+    ("Qwen3-30B-A3B", "fp8_block", 4): "4 workers cut the 768 rows of an expert into pieces that blocks do not divide"
+}
+"""What a plan refuses, so that there is nothing to run: kind, plan, workers."""
 ANSWER_SECONDS = 60
 """How long after a worker's death the engine may take to say so."""
 Check = tuple[str, bool, str]
@@ -22,6 +29,9 @@ def tp_jobs(models: Models, machine: Machine) -> Iterator[Job]:
         place = 0
         for kind, plans in models.plans.items():
             for name, config in plans.items():
+                if reason := REFUSED.get((kind, name, workers)):
+                    print(f"tp {workers} {kind} {name}: no such engine: {reason}", flush=True)
+                    continue
                 for program in ("shared", "fresh"):
                     args = models.args(kind, workers=workers)
                     if program == "fresh":
@@ -178,13 +188,41 @@ def transfer_checks(label: str, found: dict[str, Result]) -> Iterator[Check]:
         yield f"{label} {way}", equal and proven(there) and proven(back), detail
 
 
-JOBS = {"tp": tp_jobs, "killed": killed_jobs, "dp": dp_jobs, "serve": serve_jobs, "transfer": transfer_jobs}
-CHECKS = {"tp": tp_checks, "killed": killed_checks, "transfer": transfer_checks}
+def ray_jobs(models: Models, machine: Machine) -> Iterator[Job]:
+    gpus = machine.sets(2)[0]
+    for name in ("int8",) if models.cpu else ("int8 smoothed", "fp8_channel"):
+        config = models.plans["dense"][name]
+        yield Job(f"ray {name}", "placed", config, models.args("dense"), gpus)
+        args = models.args("dense", workers=1)
+        yield Job(f"ray {name}", "fresh", config, args | {"start": args["updated"]}, machine.sets(1)[0])
+
+
+def ray_checks(label: str, found: dict[str, Result]) -> Iterator[Check]:
+    result, fresh = found["placed"], found["fresh"]
+    yield f"{label} ran", bool(result and fresh), ""
+    if not (result and fresh):
+        return
+    start, updated = result["start"], result["updated"]
+    places = result["gpus"]
+    yield f"{label}: each engine has a GPU of its own", not any(places) or places[0] != places[1], str(places)
+    reports = [engine["status"] for engine in (*start, *updated)] + [fresh["status"]]
+    digests = {(report["plan_digest"], report["resolved_digest"]) for report in reports}
+    yield f"{label}: one resolution, the same digest everywhere", len(digests) == 1, str(sorted(digests))
+    yield f"{label}: the update is visible", start[0]["tokens"] != updated[0]["tokens"], ""
+    for place, engine in enumerate(updated):
+        yield f"{label}: engine {place} equals a fresh one", same(engine, fresh) and proven(engine), said(engine)
+
+
+JOBS = {
+    "tp": tp_jobs, "killed": killed_jobs, "dp": dp_jobs, "serve": serve_jobs, "transfer": transfer_jobs,
+    "ray": ray_jobs,
+}  # fmt: skip
+CHECKS = {"tp": tp_checks, "killed": killed_checks, "transfer": transfer_checks, "ray": ray_checks}
 
 
 def checks_of(section: str, found: dict[str, dict[str, Result]]) -> Iterator[Check]:
     """From what a section's programs wrote, by label and program."""
-    if section in ("dp", "serve"):
+    if section in WHOLE:
         one_of_each = {label: result for label, results in found.items() for result in results.values()}
         yield from (dp_checks if section == "dp" else serve_checks)(one_of_each)
         return

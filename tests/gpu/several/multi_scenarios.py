@@ -171,7 +171,14 @@ def served(args: Result) -> Result:
     return result
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (fresh, killed, replicas, served, shared, transfer)}
+def placed(args: Result) -> Result:
+    """Two engines of a Ray job."""
+    import multi_ray
+
+    return multi_ray.placed(args)
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (fresh, killed, placed, replicas, served, shared, transfer)}
 
 if __name__ == "__main__":
     found = SCENARIOS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))
