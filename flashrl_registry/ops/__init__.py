@@ -6,6 +6,7 @@ Plain torch is the reference. On a GPU the quantize operations are kernels that 
 from flashrl_registry.ops.blocks import row_blocks
 from flashrl_registry.ops.dispatch import (
     kernels_run,
+    quantize_fp8,
     quantize_fp8_block,
     quantize_fp8_channel,
     quantize_fp8_tensor,
@@ -19,6 +20,7 @@ __all__ = [
     "all_finite",
     "codes_int8",
     "kernels_run",
+    "quantize_fp8",
     "quantize_fp8_block",
     "quantize_fp8_channel",
     "quantize_fp8_tensor",

@@ -110,6 +110,14 @@ def quantize_fp8_block(weight: Tensor, *, finite: Tensor | None = None, out: Out
     )
 
 
+def quantize_fp8(
+    strategy: str, weight: Tensor, *, finite: Tensor | None = None, out: Out = None
+) -> tuple[Tensor, Tensor]:
+    """The operation for a strategy: ``tensor``, ``channel`` or ``block``."""
+    operations = {"tensor": quantize_fp8_tensor, "channel": quantize_fp8_channel, "block": quantize_fp8_block}
+    return operations[strategy](weight, finite=finite, out=out)
+
+
 def kernels_run(device: torch.device) -> bool:
     """Whether operations on a device are kernels.
 

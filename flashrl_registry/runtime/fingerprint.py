@@ -33,15 +33,20 @@ def fingerprint(matrix: "torch.Tensor", *, chunks: int = 1, first_chunk: int = 0
     Returns:
         int64, (R, C), on the matrix's device.
     """
+    if _by_kernel(matrix):
+        return _kernel_fingerprint(matrix, chunks, first_chunk, None)
     return _fingerprint(matrix, chunks, first_chunk, sums=None)
 
 
-def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[torch.Tensor, torch.Tensor | bool]":
+def fingerprint_and_check(
+    matrix: "torch.Tensor", *, chunks: int = 1, finite: "torch.Tensor | None" = None
+) -> "tuple[torch.Tensor, torch.Tensor | bool]":
     """The same, and whether every element is a finite number, while the rows are in the processor's cache.
 
     Args:
         matrix: As for :func:`fingerprint`; integers and float8 are not looked at.
         chunks: The same.
+        finite: One bool on the device to clear where one is not; a new one where it is None. GPUs only.
 
     Returns:
         int64, (R, C), on the matrix's device; and the answer, as one bool on a device that would have to be waited for.
@@ -52,12 +57,29 @@ def fingerprint_and_check(matrix: "torch.Tensor", *, chunks: int = 1) -> "tuple[
 
     if not matrix.is_floating_point() or matrix.element_size() == 1:
         return fingerprint(matrix, chunks=chunks), True
+    if _by_kernel(matrix):
+        finite = torch.ones((), dtype=torch.bool, device=matrix.device) if finite is None else finite
+        return _kernel_fingerprint(matrix, chunks, 0, finite), finite
     sums: list[torch.Tensor] = []
     rows_RC = _fingerprint(matrix, chunks, 0, sums=sums)
     if matrix.device.type != "cpu":
         return rows_RC, torch.isfinite(torch.stack(sums)).all() if sums else True
     # A sum of finite numbers may overflow.
     return rows_RC, all(math.isfinite(block) for block in sums) or bool(all_finite(matrix))
+
+
+def _by_kernel(matrix: "torch.Tensor") -> bool:
+    from flashrl_registry.ops import kernels_run
+
+    return matrix.numel() > 0 and kernels_run(matrix.device)
+
+
+def _kernel_fingerprint(
+    matrix: "torch.Tensor", chunks: int, first_chunk: int, finite: "torch.Tensor | None"
+) -> "torch.Tensor":
+    from flashrl_registry.ops.triton_ops import row_fingerprints
+
+    return row_fingerprints(_rows(matrix), chunks, first_chunk, finite)
 
 
 def _rows(matrix: "torch.Tensor") -> "torch.Tensor":

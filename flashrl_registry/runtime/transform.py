@@ -4,7 +4,7 @@ Shape legend: O output channels, I input columns.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,19 @@ class Vectors:
     """
 
     by_key: "dict[str, torch.Tensor]"
+    _reciprocals: "dict[str, torch.Tensor]" = field(default_factory=dict, compare=False)
 
     def inv_smoothing(self, source: str | None) -> "torch.Tensor | None":
         """The factor of a source tensor, or None for no source."""
         return None if source is None else self.by_key[f"inv_smoothing/{source}"]
+
+    def columns(self, source: str | None) -> "torch.Tensor | None":
+        """What the columns behind a source are multiplied by, ``1 / inv_smoothing``; made once."""
+        if source is None:
+            return None
+        if source not in self._reciprocals:
+            self._reciprocals[source] = self.by_key[f"inv_smoothing/{source}"].reciprocal()
+        return self._reciprocals[source]
 
 
 def load_vectors(sidecar: Path | None, resolved: ResolvedPlan) -> Vectors:
@@ -90,17 +99,12 @@ def transform(tensor: ResolvedTensor, value: "torch.Tensor", vectors: Vectors) -
             value,
             frozen,
             inv_rows_O=vectors.inv_smoothing(op.rows),
-            inv_columns_I=vectors.inv_smoothing(op.columns),
+            columns_I=vectors.columns(op.columns),
         )
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale_O1
     elif isinstance(op, QuantizeFp8):
-        quantize = {
-            "tensor": ops.quantize_fp8_tensor,
-            "channel": ops.quantize_fp8_channel,
-            "block": ops.quantize_fp8_block,
-        }
-        codes_OI, scale = quantize[op.strategy](value)
+        codes_OI, scale = ops.quantize_fp8(op.strategy, value)
         yield tensor.name, codes_OI
         yield tensor.name + "_scale", scale
     elif isinstance(op, Rescale):

@@ -22,7 +22,7 @@ CPU_TESTS = Path(__file__).parents[1] / "integration" / "vllm_cpu"
 sys.path.insert(0, str(CPU_TESTS))
 import tiny  # noqa: E402 - shared with scenarios that run as scripts
 
-ROUTES = ("folder", "iterator", "one_by_one", "buckets", "announced", "fused", "float32", "transfer")
+ROUTES = ("folder", "iterator", "one_by_one", "buckets", "announced", "fused", "float32", "reused", "transfer")
 SCHEMES = ("bf16", "fp8", "fp8_tensor", "fp8_channel", "fp8_block", "int8")
 SIDE_BY_SIDE = 5
 RULES = {

@@ -290,6 +290,9 @@ class WorkerHooks(Protocol):
     def whole_update(self, weights: Any) -> Any:
         """Mark an iterator of tensors as one whole update."""
 
+    def takes_in_place(self, model: Any) -> bool:
+        """The model's ``load_weights`` needs no reload around it."""
+
 
 def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> None:
     """Make every worker of this process ask the plan, and answer our RPCs.
@@ -329,6 +332,10 @@ def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> Non
             )
         if weights_iterator is not None:
             weights_iterator = hooks.whole_update(weights_iterator)
+            if hooks.takes_in_place(self.model_runner.get_model()):
+                # vLLM would take every layer apart and put it together again for nothing.
+                self.model_runner.get_model().load_weights(weights_iterator)
+                return None
         return originals["reload_weights"](self, weights_iterator, *args, **kwargs)
 
     def start_weight_update(self, *args, **kwargs):  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ import torch
 
 from flashrl_registry.documents import QuantizeInt8, ResolvedPlan, ResolvedTensor
 from flashrl_registry.ops import all_finite
+from flashrl_registry.runtime._vllm.in_place import InPlace
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import Update, check_finite, refused
 from flashrl_registry.runtime.fingerprint import forget_factors
@@ -20,12 +21,19 @@ class Intake:
         resolved: The plan.
         tensors: Those of its tensors that have a place in the engine, by name.
         vectors: The profile's vectors, on CPU; moved to the model's device on first use.
+        device: The model's.
     """
 
-    def __init__(self, resolved: ResolvedPlan, tensors: Mapping[str, ResolvedTensor], vectors: Vectors) -> None:
+    def __init__(
+        self,
+        resolved: ResolvedPlan,
+        tensors: Mapping[str, ResolvedTensor],
+        vectors: Vectors,
+        device: torch.device,
+    ) -> None:
         self.sent = Sent(resolved.environment.tensor_parallel_size)
         self.telemetry = Telemetry()
-        self.device = torch.get_default_device()
+        self.device = device
         self._tensors = tensors
         self._vectors = {"cpu": vectors}
 
@@ -54,6 +62,24 @@ class Intake:
         Raises:
             WeightMismatchError: Unknown, sent twice, of another shape or dtype, or not finite.
         """
+        tensor = self._expected(update, name, value)
+        return list(self._outputs(update, tensor, self._here(value)))
+
+    def write(self, update: Update, name: str, value: torch.Tensor, target: InPlace) -> None:
+        """The same, where the engine's own memory gets it at once; whether it is finite is told at the end."""
+        tensor = self._expected(update, name, value)
+        target.write(tensor, self._here(value), self.vectors)
+
+    @property
+    def vectors(self) -> Vectors:
+        """The profile's, on the model's device."""
+        return self._vectors_on(self.device)
+
+    def _here(self, value: torch.Tensor) -> torch.Tensor:
+        """A tensor on the model's device. What was on another has been read when this returns, to be used again."""
+        return value.to(self.device)
+
+    def _expected(self, update: Update, name: str, value: torch.Tensor) -> ResolvedTensor:
         tensor = self._tensors.get(name)
         if tensor is None:
             raise refused(name, "the plan does not decide this tensor")
@@ -64,13 +90,13 @@ class Intake:
             raise refused(name, reason)
         update.missing.discard(name)
         update.num_bytes += value.nbytes
-        return list(self._outputs(update, tensor, value.to(self.device, non_blocking=True)))
+        return tensor
 
     def _outputs(
         self, update: Update, tensor: ResolvedTensor, value: torch.Tensor
     ) -> Iterator[tuple[str, torch.Tensor]]:
         name, op = tensor.name, tensor.op
-        vectors = self._vectors_on(value.device)
+        vectors = self.vectors
         outputs = list(transform(tensor, value, vectors))
         frozen = isinstance(op, QuantizeInt8) and op.scales == "frozen"
         if frozen:
@@ -84,7 +110,7 @@ class Intake:
             update.pruning.hold(name, outputs[0][1])
             outputs = []
         # Of a weight that became codes, the scale tells: it comes last, and is not finite where any weight is not.
-        # Looking waits for the device, so a pinned buffer has been read when the sender gets it back.
+        # Looking waits for the device, so a buffer has been read when the sender gets it back.
         finite = [self.sent.take(*output) for output in outputs]
         if finite:
             check_finite(name, finite[-1])

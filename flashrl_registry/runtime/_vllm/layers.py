@@ -149,6 +149,14 @@ def resident_digests(model: nn.Module) -> dict[str, str]:
     return digests
 
 
+def resident_weight(layer: LinearBase) -> torch.Tensor:
+    """The weight or codes that a kernel reads, as a view with output channels first, (O, I)."""
+    weight: torch.Tensor = layer.weight.data
+    if weight.shape[0] == layer.input_size_per_partition != weight.shape[1] or not weight.is_contiguous():
+        return weight.t()  # kernels take (I, O)
+    return weight
+
+
 def read_back(layer: LinearBase) -> torch.Tensor:
     """The weight that a linear layer multiplies by, (O, I), through its own kernel; bias excluded.
 

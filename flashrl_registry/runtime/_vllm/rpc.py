@@ -41,6 +41,11 @@ class Hooks:
         """One call is one update."""
         return WholeUpdate(weights)
 
+    def takes_in_place(self, model: nn.Module) -> bool:
+        """The next update is written to where the engine reads."""
+        planned = planned_weights(model)
+        return planned is not None and planned.update is None and planned.takes_in_place()
+
 
 def _planned(worker: Any, method: str) -> PlannedWeights:
     planned = planned_weights(worker.model_runner.get_model())

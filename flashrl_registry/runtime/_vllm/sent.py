@@ -4,7 +4,7 @@ import torch
 
 from flashrl_registry.runtime.fingerprint import fingerprint_and_check
 
-_SCALE = "_scale"
+SCALE = "_scale"
 
 
 class Sent:
@@ -29,12 +29,16 @@ class Sent:
         Returns:
             Whether it is finite in the engine's dtype, true for codes; one bool on its device, if that is not a CPU.
         """
-        if value.is_floating_point() and value.element_size() > 1 and not name.endswith(_SCALE):
+        if value.is_floating_point() and value.element_size() > 1 and not name.endswith(SCALE):
             value = value.to(torch.get_default_dtype())  # what the engine's parameter holds
         if value.dim() == 0:
             value = value.reshape(1)
         self._coming[name], finite = fingerprint_and_check(value, chunks=self.chunks(value))
         return finite
+
+    def note(self, name: str, rows_RC: torch.Tensor) -> None:
+        """Note the fingerprints of a tensor that was written in place."""
+        self._coming[name] = rows_RC
 
     def chunks(self, value: torch.Tensor) -> int:
         """Slices of columns that are told apart."""

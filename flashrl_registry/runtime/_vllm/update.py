@@ -45,6 +45,7 @@ class Update:
         announced: Somebody will say when it ends.
         partial: Some layers only.
         staged: What goes into the engine at the end; None where it goes in as it arrives.
+        in_place: It is written to where the engine reads, past vLLM's loaders.
         num_bytes: Bytes received.
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
@@ -58,6 +59,7 @@ class Update:
     announced: bool = False
     partial: bool = False
     staged: list[tuple[str, torch.Tensor]] | None = None
+    in_place: bool = False
     num_bytes: int = 0
     busy_seconds: float = 0.0
     tied_head: torch.Tensor | None = None
@@ -119,4 +121,9 @@ def check_finite(name: str, finite: torch.Tensor | bool) -> None:
         WeightMismatchError: A value is NaN or infinite in what becomes resident; it may overflow on the way.
     """
     if not finite:
-        raise refused(name, "holds NaN or infinity, or overflows the engine's dtype")
+        raise refused_as_not_finite(name)
+
+
+def refused_as_not_finite(name: str) -> WeightMismatchError:
+    """The error for a value that is NaN or infinite in what becomes resident; it may overflow on the way."""
+    return refused(name, "holds NaN or infinity, or overflows the engine's dtype")

@@ -30,6 +30,7 @@ from flashrl_registry.runtime._vllm.layers import (
     packed_modules,
     read_back,
     read_back_int8,
+    resident_weight,
 )
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime.fingerprint import fingerprint
@@ -56,20 +57,17 @@ def verify_resident(
     """
     checked: dict[str, bool] = {}
     skipped: dict[str, list[str]] = {}
-    shards_of: dict[str, list[str]] = {}
-    for tensor in resolved.tensors:
-        if tensor.name.endswith(".weight"):
-            shards_of.setdefault(engine_name(tensor.name, model), []).append(tensor.name)
+    shards_of = {module: [name for name, _ in shards] for module, shards in shards_of_layers(model, resolved).items()}
     layers = {name: layer for name, layer in linears(model).items() if name in shards_of}
     step = 1 if limit is None else max(1, len(layers) // max(1, limit))
     chosen = list(layers)[::step]
     for name in chosen:
         how = layer_format(layers[name])
-        checked.update(_compare_biases(layers[name], _ordered(shards_of[name], name, model), sent, rank))
+        checked.update(_compare_biases(layers[name], shards_of[name], sent, rank))
         if how == "fp8" or (how == "fp8_tensor" and len(shards_of[name]) > 1):
             skipped.setdefault(_REQUANTIZED, []).extend(shards_of[name])
             continue
-        checked.update(_compare_linear(layers[name], _ordered(shards_of[name], name, model), sent, rank))
+        checked.update(_compare_linear(layers[name], shards_of[name], sent, rank))
     checked.update(_compare_experts(model, sent, rank))
     checked.update(_compare_parameters(model, sent))
     left_out = layers.keys() - set(chosen)
@@ -83,11 +81,17 @@ def verify_resident(
     }
 
 
-def _ordered(names: list[str], module: str, model: nn.Module) -> list[str]:
-    """Shards in the order of the engine's rows."""
-    order = list(packed_modules(model).get(module.rpartition(".")[2], ()))
-    leaf = {name: name.split(".")[-2] for name in names}
-    return sorted(names, key=lambda name: order.index(leaf[name]) if leaf[name] in order else 0)
+def shards_of_layers(model: nn.Module, resolved: ResolvedPlan) -> dict[str, list[tuple[str, int]]]:
+    """The weights that each of the engine's modules holds, in the order of its rows, with their numbers of rows."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for tensor in resolved.tensors:
+        if tensor.name.endswith(".weight"):
+            found.setdefault(engine_name(tensor.name, model), []).append((tensor.name, tensor.shape[0]))
+    for module, shards in found.items():
+        order = list(packed_modules(model).get(module.rpartition(".")[2], ()))
+        places = {leaf: place for place, leaf in enumerate(order)}
+        shards.sort(key=lambda shard: places.get(shard[0].split(".")[-2], 0))
+    return found
 
 
 def _compare_linear(layer: LinearBase, shards: list[str], sent: Sent, rank: int) -> Iterator[tuple[str, bool]]:
@@ -96,7 +100,7 @@ def _compare_linear(layer: LinearBase, shards: list[str], sent: Sent, rank: int)
     first = 0
     for index, name in enumerate(shards):
         rows_RC = sent.rows[name]
-        rows = _rows_of(layer, index, rows_RC.shape[0], rank)
+        rows = row_slice(layer, index, rows_RC.shape[0], rank)
         count = rows.stop - rows.start
         mine_OI = codes_OI[first : first + count]
         if isinstance(layer, RowParallelLinear) and rows_RC.shape[1] > 1:
@@ -118,7 +122,7 @@ def _compare_biases(layer: LinearBase, shards: list[str], sent: Sent, rank: int)
     for index, weight in enumerate(shards):
         if not isinstance(bias, torch.Tensor) or weight not in sent.rows:
             return
-        rows = _rows_of(layer, index, sent.rows[weight].shape[0], rank)
+        rows = row_slice(layer, index, sent.rows[weight].shape[0], rank)
         count = rows.stop - rows.start
         name = weight.removesuffix("weight") + "bias"
         if name in sent.rows:
@@ -140,15 +144,12 @@ def _resident(layer: LinearBase) -> tuple[torch.Tensor, torch.Tensor | None]:
     if how == "int8":
         return read_back_int8(layer)
     if how.startswith("fp8"):
-        weight = layer.weight.data
-        if weight.shape[0] == layer.input_size_per_partition != weight.shape[1] or not weight.is_contiguous():
-            weight = weight.t()  # kernels take (I, O)
         scale = layer.weight_scale.data
-        return weight.contiguous(), scale if scale.dim() else scale.reshape(1)
+        return resident_weight(layer).contiguous(), scale if scale.dim() else scale.reshape(1)
     return read_back(layer).to(getattr(layer, "params_dtype", torch.bfloat16)), None
 
 
-def _rows_of(layer: LinearBase, shard: int, total: int, rank: int) -> slice:
+def row_slice(layer: LinearBase, shard: int, total: int, rank: int) -> slice:
     """The rows of a whole shard that this worker holds."""
     if isinstance(layer, RowParallelLinear | ReplicatedLinear):
         return slice(0, total)

@@ -25,7 +25,9 @@ from flashrl_registry.compiler.modules import is_embedding_weight
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.runtime._vllm import compat
+from flashrl_registry.runtime._vllm.in_place import InPlace, may_write_in_place
 from flashrl_registry.runtime._vllm.intake import Intake
+from flashrl_registry.runtime._vllm.places import find_places
 from flashrl_registry.runtime._vllm.ready import passed_through
 from flashrl_registry.runtime._vllm.update import (
     NamedTensors,
@@ -69,11 +71,15 @@ class PlannedWeights:
         self.tensors = {tensor.name: tensor for tensor in resolved.tensors if not self._is_tied_copy(tensor.name)}
         self.state = State()
         self.update: Update | None = None
-        self._intake = Intake(resolved, self.tensors, vectors)
+        # vLLM builds a model with its device as the default one, and loads it without.
+        device = next((p.device for p in model.parameters() if not p.is_meta), torch.get_default_device())
+        self._intake = Intake(resolved, self.tensors, vectors, device)
         self.sent = self._intake.sent
         self.ready_made: dict[str, ReadyMade] | None = None  # set where the first load is of a quantized checkpoint
         self._staging = resolved.update_mode == "staged"
         self._passes = Passes()
+        self._target: InPlace | None = None
+        self._places_unknown = False
         self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
         self._gate: Gate | None = None
@@ -91,6 +97,7 @@ class PlannedWeights:
         self._rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._gate = gate
         self._vllm_config = vllm_config
+        self._places_unknown = may_write_in_place(self.resolved, vllm_config, self._intake.device)
         compat.remember_emptied(self.model)
         compat.remember_expert_kernels(self.model)
 
@@ -238,18 +245,36 @@ class PlannedWeights:
 
     def _begin(self) -> Update:
         open_now = compat.reload_is_open(self.model)
-        if self._staging and open_now:
-            compat.abort_reload(self.model)  # vLLM opened it: the old tensors go back, to serve until the end
+        if open_now and (self._staging or self._target is not None or self._places_unknown):
+            compat.abort_reload(self.model)  # vLLM opened it: the tensors that kernels read go back
             open_now = False
-        if self.update is not None and self.update.staged is None and not open_now:
+        in_place = self.takes_in_place()
+        if self.update is not None and self.update.staged is None and not (open_now or self.update.in_place):
             self._continue_after_vllm(self.update)
         if self.update is None:
             self.update = self._new_update(ours=not open_now)
+            self.update.in_place = in_place
             if self.update.staged is None:
                 self._set_state("updating", "a weight update is half done")
-                if not open_now:
+                if self._target is not None and in_place:
+                    self._target.begin()
+                elif not open_now:
                     compat.open_reload(self.model)
         return self.update
+
+    def takes_in_place(self) -> bool:
+        """Whether the open update, or the next one, is written to where the engine reads, past vLLM's loaders."""
+        if self.update is not None:
+            return self.update.in_place
+        if self._target is not None and not self._target.holds():
+            self._target, self._places_unknown = None, True
+        if self._target is None and self._places_unknown and self.state.kind == "serving" and self.sent.rows:
+            self._places_unknown = False
+            places, reason = find_places(self.model, self.resolved, self.tensors, self.sent)
+            if places:
+                self._target = InPlace(places, self.sent, self._intake.telemetry)
+            logger.info("weight updates %s", f"go through vLLM's loaders: {reason}" if reason else "are made in place")
+        return self._target is not None
 
     def _continue_after_vllm(self, update: Update) -> None:
         """The reload was finalized by vLLM while tensors were missing; half-loaded layers were processed, too."""
@@ -262,13 +287,30 @@ class PlannedWeights:
         self._quarantine(failed)
 
     def _take(self, update: Update, weights: NamedTensors, *, clone: bool) -> set[str] | None:
+        if update.in_place:
+            self._write(update, weights)
+            return None
         if update.staged is None:
             return self._original(self._planned(update, weights, clone=clone))
         update.staged.extend(self._planned(update, weights, clone=clone))
         return set()
 
+    def _write(self, update: Update, weights: NamedTensors) -> None:
+        assert self._target is not None
+        for name, value in self._arriving(update, weights, clone=True):
+            self._intake.write(update, name, value, self._target)
+        if update.missing:  # the last tensor waits for the whole device
+            torch.cuda.current_stream(self._intake.device).synchronize()  # the sender may use its buffers again
+
     def _planned(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
         """What the engine gets; nothing of the sender's memory stays in it where ``clone`` is true."""
+        for name, value in self._arriving(update, weights, clone=clone):
+            for output in self._intake.take(update, name, value):
+                # vLLM keeps tensors until their layer is complete, and senders reuse their buffers.
+                yield (name, value.clone()) if clone and output[1] is value else output
+
+    def _arriving(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """Under the plan's names; a tied model's head is put aside."""
         for sent_name, sent in weights:
             if self._is_tied_copy(sent_name):
                 if update.tied_head is not None:
@@ -279,9 +321,7 @@ class PlannedWeights:
                 first = len(update.missing) == len(self.tensors) and name in self.tensors
                 if first and update.ours and not update.announced:
                     self._passes.begins(name)
-                for output in self._intake.take(update, name, value):
-                    # vLLM keeps tensors until their layer is complete, and senders reuse their buffers.
-                    yield (name, value.clone()) if clone and output[1] is value else output
+                yield name, value
 
     def _commit(self, update: Update) -> None:
         began = time.perf_counter()
@@ -292,7 +332,10 @@ class PlannedWeights:
                 update.staged = None  # from here on layers may hold its weights
                 compat.open_reload(self.model)
                 self._original(iter(staged))
-            compat.close_reload(self.model, self._vllm_config.model_config)
+            if update.in_place and self._target is not None:
+                self._target.settle(self._intake.vectors)
+            else:
+                compat.close_reload(self.model, self._vllm_config.model_config)
             if update.tied_head is not None and compat.tied_head_differs(self.model, update.tied_head):
                 raise refused(_HEAD, "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
         except BaseException as exc:
@@ -354,6 +397,8 @@ class PlannedWeights:
     def discard(self) -> None:
         """The weights are gone (sleep level 2): refuse to generate until a complete update has arrived."""
         self._intake.forget()
+        self._places_unknown = self._places_unknown or self._target is not None
+        self._target = None
         self._set_state("quarantined", "sleep level 2 discarded the weights")
 
     def _set_state(self, kind: str, reason: str = "") -> None:

@@ -127,6 +127,17 @@ def send_float32(llm: vllm.LLM, folder: str) -> None:
     live_model(llm).load_weights([(name, tensor.float()) for name, tensor in checkpoint(folder).items()])
 
 
+def send_reused(llm: vllm.LLM, folder: str) -> None:
+    """From one buffer on the engine's device, which is overwritten as soon as a call has returned."""
+    tensors = checkpoint(folder)
+    buffer = torch.empty(max(tensor.numel() for tensor in tensors.values()), dtype=torch.bfloat16, device=DEVICE)
+    for name, tensor in tensors.items():
+        view = buffer[: tensor.numel()].view(tensor.shape)
+        view.copy_(tensor)
+        live_model(llm).load_weights([(name, view)])
+        buffer.fill_(float("nan"))
+
+
 def send_transfer(llm: vllm.LLM, folder: str) -> None:
     """vLLM's native weight transfer: start, one chunk per tensor, finish."""
     llm.collective_rpc("start_weight_update")
@@ -154,6 +165,7 @@ ROUTES: dict[str, Callable[[vllm.LLM, str], None]] = {
     "announced": send_announced,
     "fused": send_fused,
     "float32": send_float32,
+    "reused": send_reused,
     "transfer": send_transfer,
 }
 
