@@ -151,9 +151,9 @@ def ran(asked: Asked, names: list[str], began: float, deadline: float) -> dict[s
             program.end()
     files = {name: rollouts_of(asked, name) for name in names}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    for name in found:
+    for name, result in found.items():
         lines = engines[name].said().splitlines()
-        found[name]["warnings"] = [line for line in lines if "[flashrl " in line and line.startswith("WARNING")]
+        result["warnings"] = [line for line in lines if "[flashrl " in line and line.startswith("WARNING")]
     return found
 
 

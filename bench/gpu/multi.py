@@ -1,18 +1,22 @@
 """Updates and rollouts of models shared by several GPUs, and weights sent over NCCL, under plans beside vLLM's formats.
 
-    python bench/gpu/multi.py [tp1] [tp2] [tp4] [transfer] [--only int8,bf16] [--json FILE] [--baseline FILE]
+    python bench/gpu/multi.py [tp1] [tp2] [tp4] [transfer] [--shape 7b] [--only int8,bf16] [--seconds N]
+                              [--json FILE] [--baseline FILE]
 
 ``tpN``: engines of a Qwen2 model of 7 billion random weights on N GPUs, with CUDA graphs and torch.compile, answer 256
-requests of 128 tokens with 384 each; then every worker reloads the whole checkpoint from its own GPU in bfloat16
+requests of 128 tokens with 192 each; then every worker reloads the whole checkpoint from its own GPU in bfloat16
 (vLLM's W8A8: int8 codes and scales), and the slowest worker counts. All engines have the same room for the KV cache,
 so rates compare kernels; how much more room 8-bit weights leave is measured by ``rollout.py``. ``transfer``: a trainer
 on a second GPU sends the checkpoint in bfloat16 by vLLM's NCCL weight transfer, quantized on arrival, to an engine
-without CUDA graphs. Engines start in waves, as many as memory allows, and are measured one after another while the
-others of the wave wait. ``--json`` adds to what a file of the same device holds. Two GPUs need about 8 minutes for
-``tp1 tp2`` and 4 for ``transfer``. Needs vLLM, this project installed, and GPUs with 80 GB.
+without CUDA graphs. ``--shape`` takes other models, of them Qwen2.5-32B and Qwen3-30B-A3B with 4 layers.
+
+Engines of a section start in waves, as many as memory allows, and are measured one after another while the others of
+the wave wait; those that share no GPU, at the same time. Each result is printed, and written to ``--json`` beside what
+a file of the same device holds, as soon as it is there; after ``--seconds`` the rest is ended and has failed. On two
+GPUs ``tp1`` takes about 2 minutes, ``tp2`` 2.5, ``transfer`` 1.5. Needs vLLM, this project installed, and GPUs with
+80 GB.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -22,121 +26,51 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multi_engines import (
+    GIB,
+    LENGTH,
+    PROMPT,
+    REQUESTS,
+    Asked,
+    Given,
+    Row,
+    clock,
+    give_up,
+    kv_bytes,
+    measured_wave,
+    next_wave,
+)
 from shapes import NATIVE, OF_PLAN, SHAPES, arguments, chosen, machine
 
-HERE = Path(__file__).parent
-TRAINER = HERE.parents[1] / "tests" / "gpu" / "several"  # nccl_trainer.py
-SHAPE, REQUESTS, PROMPT, LENGTH = "7b", 256, 128, 384
 ENGINES = {
     "tp": ["vLLM bf16", "vLLM fp8_per_channel", "vLLM W8A8", "fp8_channel", "int8"],
     "transfer": ["vLLM bf16", "vLLM fp8_per_channel", "fp8_channel", "int8"],
 }
-KV_BYTES = {"tp": 8 << 30, "transfer": 1 << 30}
-ENGINE_GIB = {"tp1": 28, "tp2": 18, "tp4": 13, "transfer": 20}
-ROOM_GIB = 58
-"""Of a GPU, for waiting engines: a checkpoint in bfloat16, for the one that is measured, needs the rest."""
-START_SECONDS, MEASURE_SECONDS = 400, 180
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One engine."""
-
-    section: str
-    engine: str
-    gpus: tuple[str, ...]
-    trainer_gpu: str = ""
-
-    @property
-    def key(self) -> str:
-        """What messages call it."""
-        return f"{self.section} {self.engine}"
-
-
-class Process:
-    """An engine in a process of its own; it says that it has started, waits to be told, and writes a row."""
-
-    def __init__(self, asked: Asked, folder: Path, model: Path, rounds: int) -> None:
-        self.asked = asked
-        self.folder = folder / asked.key.replace(" ", "_")
-        self.folder.mkdir()
-        self.ended = False
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("FLASHRL_")} | {
-            "CUDA_VISIBLE_DEVICES": ",".join(asked.gpus),
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(TRAINER), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "VLLM_CACHE_ROOT": str(self.folder),
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        }
-        environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        if asked.engine not in NATIVE:
-            environ["FLASHRL_CONFIG"] = asked.engine
-        given = {
-            "section": asked.section, "engine": asked.engine, "workers": len(asked.gpus), "model": str(model),
-            "trainer_gpu": asked.trainer_gpu, "rounds": rounds, "folder": str(self.folder),
-        }  # fmt: skip
-        # A session of its own: workers that an engine leaves behind are ended with it.
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--one", json.dumps(given)], env=environ, stdin=subprocess.PIPE, text=True,
-            stdout=(self.folder / "log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-
-    def wait_for(self, name: str, seconds: float) -> bool:
-        """Whether the process wrote that file in time."""
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            if (self.folder / name).exists():
-                return True
-            if self.process.poll() is not None:
-                return (self.folder / name).exists()
-            time.sleep(0.2)
-        return False
-
-    def started(self) -> bool:
-        """Whether the engine has started in time."""
-        return self.wait_for("ready", START_SECONDS)
-
-    def row(self) -> Row | None:
-        """Let it measure."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended; there will be no row
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-        if not self.wait_for("row.json", MEASURE_SECONDS):
-            return None
-        found: Row = json.loads((self.folder / "row.json").read_text())
-        return found
-
-    def end(self) -> None:
-        """Free its GPUs."""
-        if not self.ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.ended = True
-
-    def log(self) -> str:
-        """The end of what it printed."""
-        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-40:])
+GRAPHS = [1, 8, 64, 256]
+"""Batch sizes with a CUDA graph: those that are asked for, so that starts take less time."""
+Key = tuple[str, str, str]
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("sections", nargs="*", default=[], help="tp1 tp2 tp4 transfer")
-    parser.add_argument("--rounds", type=int, default=5, help="counted updates")
+    parser.add_argument("--shape", default="7b", choices=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=3, help="counted updates")
+    parser.add_argument("--seconds", type=float, default=3600, help="time limit; what has not ended then has failed")
     given = parser.parse_args()
     if given.one:
         one_engine(json.loads(given.one))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no engine is left behind
+    deadline = time.perf_counter() + given.seconds
+    signal.signal(signal.SIGTERM, give_up)
     report = machine()
-    gpus = visible_gpus()
+    gpus, room = visible_gpus()
     if len(gpus) < 2:
         sys.exit(f"two GPUs are needed, there are {len(gpus)}")
+    report["gpus"] = len(gpus)
     before = same_device(given.baseline, report) if given.baseline else {}
     known, made = known_rows(given.json, report), []
     waiting = [asked for section in given.sections or default_sections(gpus) for asked in engines(section, gpus)]
@@ -144,33 +78,35 @@ def main() -> int:
     waiting = [asked for asked in waiting if asked.engine in names]
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        model = SHAPES[SHAPE].write(Path(folder) / SHAPE)
-        while waiting:
-            wave = next_wave(waiting)
-            for row in measured_wave(wave, Path(folder), model, given.rounds, failed):
-                known[row["section"], row["engine"]] = row | {"date": report["date"]}
+        model = SHAPES[given.shape].write(Path(folder) / given.shape)
+        shared = Given(given.shape, Path(folder), model, given.rounds, deadline)
+        while waiting and time.perf_counter() < deadline:
+            wave = next_wave(waiting, SHAPES[given.shape], room)
+            for row in measured_wave(wave, shared, failed):
+                known[row["section"], row["shape"], row["engine"]] = row | {"date": report["date"]}
                 made.append(row)
                 print(f"{clock()} {text_of(row, known)}", flush=True)
                 report["rows"] = list(known.values())
                 if given.json:  # after each: a run that is cut short keeps what it has
                     given.json.parent.mkdir(parents=True, exist_ok=True)
                     given.json.write_text(json.dumps(report, indent=1) + "\n")
+    failed += [f"{asked.key}: not run, time is up" for asked in waiting]
+    print(f"\n{report['device']}, {given.shape}")
+    for row in made:  # once more, with every ratio that can be known by now
+        print(text_of(row, known))
     compare(made, before)
     for text in failed:
         print(f"FAILED {text}")
     return 1 if failed else 0
 
 
-def clock() -> str:
-    return time.strftime("%H:%M:%S", time.gmtime())
-
-
-def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; asked for in another process, which frees what it took."""
-    ask = "import torch; print(torch.cuda.device_count())"
-    count = int(subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout)
+def visible_gpus() -> tuple[list[str], float]:
+    """As CUDA_VISIBLE_DEVICES names them, and the GiB of the smallest; another process asks, and frees what it took."""
+    ask = "from torch.cuda import *; print(*[get_device_properties(i).total_memory for i in range(device_count())])"
+    out = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return visible.split(",") if visible else [str(index) for index in range(count)]
+    gpus = visible.split(",") if visible else [str(index) for index in range(len(out))]
+    return gpus, min(map(int, out), default=0) / GIB
 
 
 def default_sections(gpus: list[str]) -> list[str]:
@@ -191,69 +127,33 @@ def engines(section: str, gpus: list[str]) -> Iterator[Asked]:
         yield Asked(section, engine, sets[place % len(sets)])
 
 
-def next_wave(waiting: list[Asked]) -> list[Asked]:
-    """Take as many, in order, as their GPUs have room for."""
-    taken: list[Asked] = []
-    used: dict[str, int] = {}
-    for asked in list(waiting):
-        size = ENGINE_GIB[asked.section]
-        if any(used.get(gpu, 0) + size > ROOM_GIB for gpu in asked.gpus):
-            break
-        for gpu in asked.gpus:
-            used[gpu] = used.get(gpu, 0) + size
-        taken.append(asked)
-        waiting.remove(asked)
-    return taken
-
-
-def measured_wave(wave: list[Asked], folder: Path, model: Path, rounds: int, failed: list[str]) -> Iterator[Row]:
-    """Start all, then measure one after another."""
-    print(f"{clock()} starting {', '.join(asked.key for asked in wave)}", flush=True)
-    processes = [Process(asked, folder, model, rounds) for asked in wave]
-    try:
-        for process in processes:
-            if not process.started():
-                print(f"{clock()} {process.asked.key} did not start\n{process.log()}", flush=True)
-                failed.append(f"{process.asked.key}: did not start")
-                process.end()
-        print(f"{clock()} started", flush=True)
-        for process in processes:
-            if process.ended:
-                continue
-            row = process.row()
-            if row is None:
-                print(f"{clock()} {process.asked.key} was not measured\n{process.log()}", flush=True)
-                failed.append(f"{process.asked.key}: not measured")
-            else:
-                yield row
-            process.end()
-    finally:
-        for process in processes:
-            process.end()
-
-
 def one_engine(given: dict[str, Any]) -> None:
     """Start one engine, wait, measure, and write what was found."""
     import vllm
 
-    transfer, folder = given["section"] == "transfer", Path(given["folder"])
-    kind = "transfer" if transfer else "tp"
+    transfer, folder, shape = given["section"] == "transfer", Path(given["folder"]), SHAPES[given["shape"]]
     kwargs = dict(NATIVE.get(given["engine"], {}))
+    sender = None
     if transfer:
+        from nccl_trainer import Trainer
         from vllm.config import WeightTransferConfig
 
+        sender = Trainer(given["trainer_gpu"], given["workers"])  # it starts beside the engine
         kwargs |= {"enforce_eager": True, "weight_transfer_config": WeightTransferConfig(backend="nccl")}
+    else:
+        kwargs["compilation_config"] = {"cudagraph_capture_sizes": GRAPHS}
     llm = vllm.LLM(
         model=given["model"], load_format="dummy", skip_tokenizer_init=True, max_num_seqs=REQUESTS,
-        max_model_len=PROMPT + LENGTH, enable_prefix_caching=False, tensor_parallel_size=given["workers"],
+        max_model_len=PROMPT + LENGTH, max_num_batched_tokens=8192, enable_prefix_caching=False,
+        tensor_parallel_size=given["workers"],
         # A fixed size skips the measuring of free memory, which the others of the wave would disturb.
-        gpu_memory_utilization=0.2, kv_cache_memory_bytes=KV_BYTES[kind] // given["workers"],
+        gpu_memory_utilization=0.1, kv_cache_memory_bytes=kv_bytes(given["section"], shape) // given["workers"],
         worker_extension_cls="multi_worker.Updates", **kwargs,
     )  # fmt: skip
     (folder / "ready").touch()
     sys.stdin.readline()
-    row = {"section": given["section"], "shape": SHAPE, "engine": given["engine"], "workers": given["workers"]}
-    row |= sent(llm, given) if transfer else answered_and_updated(llm, given)
+    row = {key: given[key] for key in ("section", "shape", "engine", "workers")}
+    row |= answered_and_updated(llm, given) if sender is None else sent(llm, sender, given)
     row |= what_runs(llm, given["engine"])
     (folder / "writing").write_text(json.dumps(row))
     (folder / "writing").rename(folder / "row.json")
@@ -264,7 +164,7 @@ def answered_and_updated(llm: Any, given: dict[str, Any]) -> Row:
 
     answer(llm, requests=8, length=16)
     rates = [answer(llm, requests=REQUESTS, length=LENGTH) for _ in range(2)]
-    asked = (SHAPE, given["engine"] == "vLLM W8A8", given["rounds"])
+    asked = (given["shape"], given["engine"] == "vLLM W8A8", given["rounds"])
     workers = llm.collective_rpc("update_seconds", args=asked)
     return {
         "tokens_per_second": round(max(rates), 1),
@@ -274,16 +174,18 @@ def answered_and_updated(llm: Any, given: dict[str, Any]) -> Row:
     }
 
 
-def sent(llm: Any, given: dict[str, Any]) -> Row:
+def sent(llm: Any, sender: Any, given: dict[str, Any]) -> Row:
     """Whole updates over NCCL, from a trainer that has its tensors ready."""
-    from nccl_trainer import trainer
-
     found: Row = {}
-    with trainer(given["trainer_gpu"], llm, given["workers"]) as sender:
-        sender.hold(shapes=SHAPES[SHAPE].tensors())
+    try:
+        sender.join(llm)
+        sender.hold(shapes=SHAPES[given["shape"]].tensors())
         for way, packed in (("packed", True), ("single", False)):
             seconds = [sender.transfer(llm, packed=packed) for _ in range(given["rounds"] + 1)][1:]
             found[way] = {"median": statistics.median(seconds), "least": min(seconds)}
+        sender.close()
+    finally:
+        sender.process.kill()
     return {"ways": found, "seconds": found["packed"]["median"]}
 
 
@@ -297,15 +199,15 @@ def what_runs(llm: Any, engine: str) -> Row:
     return {"layers": status(llm)[0]["layers"], "proven": ", ".join(proven)}
 
 
-def text_of(row: Row, known: dict[tuple[str, str], Row]) -> str:
-    parts = [f"{row['section']:8} {row['engine']:21}"]
+def text_of(row: Row, known: dict[Key, Row]) -> str:
+    parts = [f"{row['section']:8} {row['shape']} {row['engine']:21}"]
     if "tokens_per_second" in row:
         parts.append(f"{row['tokens_per_second']:8.0f} tok/s,")
     parts.append(f"update {row['seconds']:.4f} s")
     if "ways" in row:
         parts.append(f"packed, {row['ways']['single']['median']:.4f} s one by one")
-    for base in dict.fromkeys(("vLLM bf16", OF_PLAN.get(row["engine"], row["engine"]))):
-        other = known.get((row["section"], base))
+    for base in dict.fromkeys(("vLLM bf16", str(OF_PLAN.get(row["engine"], row["engine"])))):
+        other = known.get((row["section"], row["shape"], base))
         if other is not None and base != row["engine"]:
             ratio = f"; of {base}: update {row['seconds'] / other['seconds']:.2f}"
             if "tokens_per_second" in row:
@@ -314,15 +216,15 @@ def text_of(row: Row, known: dict[tuple[str, str], Row]) -> str:
     return f"{' '.join(parts)}; proven {row['proven']} {row['layers'] or ''}"
 
 
-def same_device(file: Path, report: dict[str, Any]) -> dict[tuple[str, str], Row]:
+def same_device(file: Path, report: dict[str, Any]) -> dict[Key, Row]:
     """Rows of an earlier file, which must be of this device."""
     before = json.loads(file.read_text())
     if before["device"] != report["device"]:
         sys.exit(f"{file} was measured on {before['device']}, this is {report['device']}: not compared")
-    return {(row["section"], row["engine"]): row for row in before["rows"]}
+    return {(row["section"], row["shape"], row["engine"]): row for row in before["rows"]}
 
 
-def known_rows(file: Path | None, report: dict[str, Any]) -> dict[tuple[str, str], Row]:
+def known_rows(file: Path | None, report: dict[str, Any]) -> dict[Key, Row]:
     """What earlier runs wrote to the file that this one adds to, with the same versions."""
     if file is None or not file.exists():
         return {}
@@ -331,13 +233,14 @@ def known_rows(file: Path | None, report: dict[str, Any]) -> dict[tuple[str, str
     return same_device(file, report)
 
 
-def compare(rows: list[Row], before: dict[tuple[str, str], Row]) -> None:
+def compare(rows: list[Row], before: dict[Key, Row]) -> None:
     """What is new with what was."""
     for row in rows:
-        old = before.get((row["section"], row["engine"]), {})
+        old = before.get((row["section"], row["shape"], row["engine"]), {})
         for figure in ("tokens_per_second", "seconds"):
             if figure in row and figure in old:
-                print(f"{row['section']} {row['engine']}: {figure} {row[figure] / old[figure]:.3f} of before")
+                name = f"{row['section']} {row['shape']} {row['engine']}"
+                print(f"{name}: {figure} {row[figure] / old[figure]:.3f} of before")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ class Updates:
 
     def update_seconds(self, shape: str, w8a8: bool, rounds: int) -> dict[str, float]:
         """Medians of reloads of a whole checkpoint, which every worker holds."""
+        import few_layers  # noqa: F401 - makes its shapes known
         from update import measured, random_tensors
 
         tensors = dict(random_tensors(shape, w8a8=w8a8)())
