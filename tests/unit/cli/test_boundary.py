@@ -103,9 +103,11 @@ def test_version_and_help(cli: Command) -> None:
 
 def test_an_interrupt_is_exit_130() -> None:
     code = (
+        # A shell that runs the tests in the background has them, and all their children, ignore Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys, time; from flashrl_cli import app\n"
         "def wait(as_json: bool = False) -> None:\n"
-        "    print('ready', flush=True); time.sleep(60)\n"
+        "    print('ready', flush=True); time.sleep(120)\n"
         "app.REGISTRY_COMMANDS['list'] = wait\n"
         "sys.exit(app.run('flashrl-registry', ['list']))"
     )
@@ -113,7 +115,7 @@ def test_an_interrupt_is_exit_130() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
 
