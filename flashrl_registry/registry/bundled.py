@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -117,22 +117,22 @@ class BundledStore:
         """Nobody writes here."""
         raise read_only(self.place)
 
-    def listing(self, *, detailed: bool = False) -> Iterator[Listed | FlashRLError]:
+    def listing(self, detailed: Callable[[Listed], bool] | None = None) -> Iterator[Listed | FlashRLError]:
         """Every plan; what the index says of it.
 
         Args:
-            detailed: Also architecture, vLLM range and devices, which are in the plans and take a second to read.
+            detailed: Of which lines also architecture, vLLM range and devices are wanted, which are in the plans: a
+                few milliseconds for each.
         """
-        devices: tuple[str, ...] = ()
         for name, members in sorted(self._index.items()):
-            for member, line in members.items():
-                architecture, vllm = "", ""
-                if detailed:
-                    from flashrl_registry.registry.index import facts_of
+            for member, entry in members.items():
+                line = Listed(
+                    f"{name}:{member}", "", entry["model"], "", (entry["scheme"],), "", entry["digest"], store=self.kind
+                )
+                if detailed is not None and detailed(line):
+                    from flashrl_registry.registry.plan_facts import facts_of
 
-                    plan = read_document(self.root / line["path"] / PLAN_YAML, Plan)
+                    plan = read_document(self.root / entry["path"] / PLAN_YAML, Plan)
                     architecture, vllm, devices = facts_of([plan.model_dump(mode="json")])
-                yield Listed(
-                    f"{name}:{member}", "", line["model"], architecture, (line["scheme"],), vllm, line["digest"],
-                    store=self.kind, devices=devices,
-                )  # fmt: skip
+                    line = replace(line, architecture=architecture, vllm=vllm, devices=devices)
+                yield line

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 from flashrl_registry.documents import ChannelEvent, EvidenceEvent, History, NoticeEvent, SignEvent
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import ConflictError, InvalidRefError, NotFoundError, RegistryError
-from flashrl_registry.registry.ref import NamedRef, is_channel, is_version
-from flashrl_registry.registry.standing import Standing, in_order, nothing_there, standing_of
+from flashrl_registry.registry.ref import NamedRef, in_order, is_channel, is_version
+from flashrl_registry.registry.standing import Standing, nothing_there, standing_of
 from flashrl_registry.registry.store import Store
 
 NOBODY = "none"

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from flashrl_registry.compiler.devices import DEVICES
 from flashrl_registry.documents import canonical_scheme
 from flashrl_registry.errors import FlashRLError, InvalidRefError
-from flashrl_registry.registry.bundled import BundledStore
-from flashrl_registry.registry.store import Listed, Store
+from flashrl_registry.registry.listed import Listed
+
+if TYPE_CHECKING:
+    from flashrl_registry.registry.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,26 @@ class Criteria:
                 Version(self.vllm)
             except InvalidVersion as exc:
                 raise InvalidRefError(f"'{self.vllm}' is not a vLLM release", hint="write one such as 0.32.0") from exc
-
-        if self.device is not None and self.device not in DEVICES:
-            raise InvalidRefError(f"'{self.device}' is not a device", hint=f"one of: {', '.join(DEVICES)}")
+        if self.device is not None:
+            _check_device(self.device)
 
     @property
     def needs_plans(self) -> bool:
         """Whether it asks for what only plans say, and listings do not."""
         return bool(self.architecture or self.vllm or self.device)
 
-    def fits(self, plan: Listed) -> bool:
-        """Whether a line is what was asked for."""
+    def may_fit(self, plan: Listed) -> bool:
+        """Whether a line is what was asked for, as far as every listing says it."""
         return (
             _part(self.text, f"{plan.name} {plan.model}")
             and (self.model is None or self.model.lower() in _names(plan.model))
             and (self.scheme is None or (canonical_scheme(self.scheme) or self.scheme) in plan.schemes)
+        )
+
+    def fits(self, plan: Listed) -> bool:
+        """Whether a line is what was asked for."""
+        return (
+            self.may_fit(plan)
             and (self.architecture is None or self.architecture.lower() == plan.architecture.lower())
             and (self.vllm is None or _admits(plan.vllm, self.vllm))
             and (self.device is None or self.device in plan.devices)
@@ -70,17 +78,22 @@ class Criteria:
         ]
 
 
-def find(stores: Iterable[Store], criteria: Criteria) -> Iterator[Listed | FlashRLError]:
+def find(stores: "Iterable[Store]", criteria: Criteria) -> Iterator[Listed | FlashRLError]:
     """Plans that fit, store by store; an error for each that cannot be read."""
+    # A plan is read only where its line leaves a question open.
+    detailed = criteria.may_fit if criteria.needs_plans else None
     for store in stores:
         lines: Iterator[Listed | FlashRLError]
-        if isinstance(store, BundledStore):
-            lines = store.listing(detailed=criteria.needs_plans)
+        if store.kind == "bundled":
+            from flashrl_registry.registry.bundled import BundledStore
+
+            assert isinstance(store, BundledStore)
+            lines = store.listing(detailed)
         elif store.kind == "url":
             from flashrl_registry.registry.url import UrlStore
 
             assert isinstance(store, UrlStore)
-            lines = store.listing(detailed=criteria.needs_plans)
+            lines = store.listing(detailed)
         elif store.kind == "hub":
             from flashrl_registry.registry.hub import HubStore
 
@@ -91,6 +104,13 @@ def find(stores: Iterable[Store], criteria: Criteria) -> Iterator[Listed | Flash
         yield from (line for line in lines if not isinstance(line, Listed) or criteria.fits(line))
 
 
+def _check_device(device: str) -> None:
+    from flashrl_registry.compiler.devices import DEVICES  # a compiler, which no other search needs
+
+    if device not in DEVICES:
+        raise InvalidRefError(f"'{device}' is not a device", hint=f"one of: {', '.join(DEVICES)}")
+
+
 def _part(wanted: str | None, text: str) -> bool:
     return wanted is None or wanted.lower() in text.lower()
 
@@ -99,6 +119,7 @@ def _names(model: str) -> set[str]:
     return {model.lower(), model.lower().rpartition("/")[2]}
 
 
+@lru_cache(maxsize=1024)  # ten thousand plans are meant for a handful of ranges
 def _admits(specifier: str, release: str) -> bool:
     try:
         return SpecifierSet(specifier).contains(release, prereleases=True)

@@ -6,6 +6,9 @@ from pathlib import Path
 from flashrl_registry.errors import IntegrityError, InvalidRefError, StoreUnavailableError
 from flashrl_registry.registry.ref import is_name, is_version
 
+MANIFEST_JSON, HISTORY_JSON = "manifest.json", "history.json"
+INDEX = ".index.sqlite"
+
 # Windows takes these for devices, whatever follows a dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -72,17 +75,25 @@ def _same(root: Path, name: str, entry: Path) -> InvalidRefError:
     )
 
 
-def entries(folder: Path) -> list[Path]:
-    """Sub-folders without a leading dot, by name; none where the folder is missing.
+def folder_names(folder: Path) -> list[str]:
+    """Names of the sub-folders without a leading dot, in order; none where the folder is missing.
 
     Raises:
         StoreUnavailableError: It cannot be read.
     """
     try:
         with os.scandir(folder) as found:
-            names = sorted(entry.name for entry in found if not entry.name.startswith(".") and entry.is_dir())
-        return [folder / name for name in names]
+            return sorted(entry.name for entry in found if not entry.name.startswith(".") and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as exc:
         raise StoreUnavailableError(f"{folder} cannot be read: {exc.strerror}", context={"store": str(folder)}) from exc
+
+
+def entries(folder: Path) -> list[Path]:
+    """The same sub-folders' paths.
+
+    Raises:
+        StoreUnavailableError: It cannot be read.
+    """
+    return [folder / name for name in folder_names(folder)]

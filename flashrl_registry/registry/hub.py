@@ -36,15 +36,15 @@ from flashrl_registry.registry.bundle import (
     PlanBundle,
     read_bundle,
 )
-from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.folders import MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub_card import TAG
 from flashrl_registry.registry.hub_client import HubClient, Refs
 from flashrl_registry.registry.hybrids import Bundle, HybridPlans, files_for, is_hybrid, one_plan, read_version
-from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit, is_version
-from flashrl_registry.registry.standing import LATEST, Standing, in_order, select, standing_of
+from flashrl_registry.registry.ref import HubFileRef, NamedRef, in_order, is_commit, is_version
+from flashrl_registry.registry.standing import LATEST, Standing, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.transfer import moving
-from flashrl_registry.registry.version import MANIFEST_JSON, check_listed
+from flashrl_registry.registry.version import check_listed
 
 if TYPE_CHECKING:
     from flashrl_registry.registry.signing import Signer

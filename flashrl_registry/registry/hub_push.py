@@ -22,14 +22,14 @@ from flashrl_registry.errors import (
     StoreUnavailableError,
 )
 from flashrl_registry.registry.channels import now
-from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.folders import MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub import HISTORY_JSON, Head, HubStore
 from flashrl_registry.registry.hub_card import card
 from flashrl_registry.registry.hub_client import Landed, Refs
 from flashrl_registry.registry.hybrids import Bundle, HybridPlans, documents_of
 from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
-from flashrl_registry.registry.version import MANIFEST_JSON, write_version
+from flashrl_registry.registry.version import write_version
 
 if TYPE_CHECKING:
     from flashrl_registry.registry.signing import Signer

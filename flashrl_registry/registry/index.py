@@ -1,73 +1,120 @@
 """An index of a registry folder: what ``list`` and ``search`` show, without reading ten thousand documents.
 
-It is a cache and nothing else: the folders decide what is published, and a row counts only while the manifest that it
-was made from has the same size and time. Without a writable folder everything works, only slower.
+It is a cache and nothing else: the folders decide what is published, and what it holds of a file counts only while that
+file has the same stamp. Without a writable folder everything works, only slower.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from flashrl_registry.documents import History, Manifest, read_document
-from flashrl_registry.documents.io import read_text
-from flashrl_registry.errors import FlashRLError
-from flashrl_registry.registry.bundle import PLAN_JSON
-from flashrl_registry.registry.folders import entries
-from flashrl_registry.registry.ref import is_name, is_version
-from flashrl_registry.registry.standing import Standing, in_order, standing_of
-from flashrl_registry.registry.store import Listed
-from flashrl_registry.registry.version import MANIFEST_JSON, read_manifest
-
-HISTORY_JSON = "history.json"
-
-_NOTHING_SAID = Standing()
-_LAYOUT = 2  # of the table; another one is made anew
-_COLUMNS = "version, stamp, model, architecture, schemes, vllm, digest, published_at, devices"
-_READ = f"SELECT {_COLUMNS} FROM plans WHERE name = ?"  # noqa: S608 - a constant
-_WRITE = "INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?,?)"
+_LAYOUT = 3  # of the tables; others are made anew
+_TABLES = f"""
+DROP TABLE IF EXISTS plans;
+DROP TABLE IF EXISTS histories;
+CREATE TABLE plans (
+    name TEXT, version TEXT, stamp TEXT, model TEXT, architecture TEXT, schemes TEXT, vllm TEXT, digest TEXT,
+    published_at TEXT, devices TEXT, PRIMARY KEY (name, version)
+) WITHOUT ROWID;
+CREATE TABLE histories (name TEXT PRIMARY KEY, stamp TEXT, states TEXT) WITHOUT ROWID;
+PRAGMA user_version = {_LAYOUT};
+"""
+_RANGE = "WHERE name BETWEEN ? AND ?"
 
 
-def indexed(root: Path, file_name: str) -> Iterator[Listed | FlashRLError]:
-    """Lines for every version of every name in their order, or the error that reading one gives.
+class PlanRow(NamedTuple):
+    """What the index holds of one version; ``schemes`` and ``devices`` are words."""
+
+    name: str
+    version: str
+    stamp: str
+    model: str
+    architecture: str
+    schemes: str
+    vllm: str
+    digest: str
+    published_at: str
+    devices: str
+
+
+class Kept(NamedTuple):
+    """What the index holds of a range of names.
+
+    Attributes:
+        plans: Name and version to the row.
+        histories: Name to the stamp of its history and the state of each version about which something was said.
+    """
+
+    plans: dict[tuple[str, str], PlanRow]
+    histories: dict[str, tuple[str, dict[str, str]]]
+
+
+class Index:
+    """The tables.
 
     Args:
-        root: The registry's folder.
-        file_name: The index in it.
+        file: Made where it does not exist, and made anew where it is no index.
     """
-    with closing(_open(root / file_name)) as rows:
-        for namespace in entries(root):
-            for folder in entries(namespace):
-                if is_name(name := f"{namespace.name}/{folder.name}"):
-                    yield from _lines(rows, folder, name)
+
+    def __init__(self, file: Path) -> None:
+        self._rows = _open(file)
+        self._writable = True
+
+    def read(self, first: str, last: str) -> Kept:
+        """Everything from one name to another, both included."""
+        plans = map(PlanRow._make, self._rows.execute(f"SELECT * FROM plans {_RANGE}", (first, last)))  # noqa: S608 - constants
+        histories = self._rows.execute(f"SELECT * FROM histories {_RANGE}", (first, last))  # noqa: S608 - constants
+        return Kept(
+            {(row.name, row.version): row for row in plans},
+            {name: (stamp, json.loads(states)) for name, stamp, states in histories},
+        )
+
+    def keep_plan(self, row: PlanRow) -> None:
+        """Add or replace what is known of a version."""
+        self._write("INSERT OR REPLACE INTO plans VALUES (?,?,?,?,?,?,?,?,?,?)", [row])
+
+    def keep_history(self, name: str, stamp: str, states: dict[str, str]) -> None:
+        """Add or replace what is known of a history."""
+        self._write("INSERT OR REPLACE INTO histories VALUES (?,?,?)", [(name, stamp, json.dumps(states))])
+
+    def drop(self, plans: Iterable[tuple[str, str]], histories: Iterable[str]) -> None:
+        """Forget what is no longer there."""
+        self._write("DELETE FROM plans WHERE name = ? AND version = ?", plans)
+        self._write("DELETE FROM histories WHERE name = ?", ((name,) for name in histories))
+
+    def commit(self) -> None:
+        """Keep what was written."""
         try:
-            rows.commit()
+            self._rows.commit()
         except sqlite3.Error:  # another process holds the index, or the folder is read-only: the next listing tries
-            rows.rollback()
+            self._rows.rollback()
+            self._writable = False
 
+    def close(self) -> None:
+        """Give the file back."""
+        self.commit()
+        self._rows.close()
 
-def _lines(rows: sqlite3.Connection, folder: Path, name: str) -> Iterator[Listed | FlashRLError]:
-    """One look into the name's folder, one at the index, one at each manifest's time."""
-    with os.scandir(folder) as found:
-        inside = {entry.name for entry in found}
-    versions = in_order([entry for entry in inside if is_version(entry)])
-    known = {row[0]: row[1:] for row in rows.execute(_READ, (name,))}
-    standing = _NOTHING_SAID
-    if HISTORY_JSON in inside:
+    def _write(self, statement: str, values: Iterable[tuple[str, ...]]) -> None:
+        if not self._writable:
+            return
         try:
-            standing = _standing(folder / HISTORY_JSON, name)
-        except FlashRLError as exc:
-            yield exc
-    for version in versions:
-        line = _line(rows, folder / version, name, version, known.get(version))
-        said = "" if standing is _NOTHING_SAID else standing.state(version)
-        yield replace(line, state=said) if said and isinstance(line, Listed) else line
-    for gone in known.keys() - set(versions):
-        rows.execute("DELETE FROM plans WHERE name = ? AND version = ?", (name, gone))
+            self._rows.executemany(statement, values)
+        except sqlite3.Error:  # read-only, or busy: asking again for each of ten thousand rows would take an hour
+            self._writable = False
+
+
+def stamp_of(file: str) -> str:
+    """What changes whenever a file does: its times and its size; empty where it cannot be looked at."""
+    try:
+        facts = os.stat(file)  # noqa: PTH116 - ten thousand times
+    except OSError:
+        return ""
+    # The time of the last change of the file's facts too: nobody can set it back.
+    return f"{facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_size}"
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -75,13 +122,10 @@ def _open(file: Path) -> sqlite3.Connection:
         try:
             rows = sqlite3.connect(place or ":memory:", timeout=0.2)
             if rows.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
-                rows.executescript(
-                    "DROP TABLE IF EXISTS plans; CREATE TABLE plans (name TEXT, version TEXT, stamp TEXT, model TEXT, "
-                    "architecture TEXT, schemes TEXT, vllm TEXT, digest TEXT, published_at TEXT, devices TEXT, "
-                    f"PRIMARY KEY (name, version)) WITHOUT ROWID; PRAGMA user_version = {_LAYOUT};"
-                )
+                rows.executescript(_TABLES)
             else:
                 rows.execute("SELECT name FROM plans LIMIT 1").fetchone()
+                rows.execute("SELECT name FROM histories LIMIT 1").fetchone()
         except sqlite3.DatabaseError:  # not there and not writable, busy, or not an index: made anew, else in memory
             _drop(file)
         else:
@@ -94,59 +138,3 @@ def _drop(file: Path) -> None:
         file.unlink(missing_ok=True)
     except OSError:  # a read-only registry keeps whatever lies there
         return
-
-
-def _line(
-    rows: sqlite3.Connection, folder: Path, name: str, version: str, known: tuple[Any, ...] | None
-) -> Listed | FlashRLError:
-    try:
-        facts = os.stat(f"{folder}/{MANIFEST_JSON}")  # noqa: PTH116 - ten thousand times
-        stamp = f"{facts.st_mtime_ns} {facts.st_size}"
-    except OSError:
-        stamp = ""
-    if known is not None and stamp and known[0] == stamp:
-        _, model, architecture, schemes, vllm, digest, published_at, devices = known
-        return Listed(
-            name, version, model, architecture, tuple(schemes.split()), vllm, digest, published_at,
-            devices=tuple(devices.split()),
-        )  # fmt: skip
-    try:
-        manifest = read_manifest(folder, name, version)
-    except FlashRLError as exc:
-        return exc
-    try:
-        architecture, vllm, devices = facts_of([json.loads(read_text(folder / path)) for path in plans_in(manifest)])
-    except FlashRLError as exc:
-        return exc
-    except (ValueError, KeyError, TypeError):  # the bytes were changed: the listing stands, reading the plan says so
-        architecture, vllm, devices = "", "", ()
-    line = Listed(
-        name, version, manifest.base_model, architecture, tuple(s.replace(" ", "_") for s in manifest.schemes), vllm,
-        manifest.plan_digest, manifest.published_at, devices=devices,
-    )  # fmt: skip
-    values = (name, version, stamp, line.model, architecture, " ".join(line.schemes), vllm, line.digest,
-              line.published_at, " ".join(line.devices))  # fmt: skip
-    try:
-        rows.execute(_WRITE, values)
-    except sqlite3.Error:  # read-only, or busy
-        return line
-    return line
-
-
-def plans_in(manifest: Manifest) -> list[str]:
-    """Paths of a version's plans: one, or those of a hybrid's members."""
-    return [entry.path for entry in manifest.files if entry.path.rpartition("/")[2] == PLAN_JSON]
-
-
-def facts_of(plans: Sequence[dict[str, Any]]) -> tuple[str, str, tuple[str, ...]]:
-    """Architecture, vLLM range and devices of a version's plans, from their data; the first speaks for the rest."""
-    from flashrl_registry.compiler.devices import devices_of
-
-    plan = plans[0]
-    treated = [[(str(family["names"]), str(family["treatment"])) for family in each["tensors"]] for each in plans]
-    return str(plan["base_model"]["architecture"]), str(plan["engine"]["vllm"]), devices_of(treated)
-
-
-def _standing(file: Path, name: str) -> Standing:
-    history = read_document(file, History)
-    return standing_of(history) if history.name == name else Standing()

@@ -37,19 +37,18 @@ from flashrl_registry.errors import (
 )
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
-from flashrl_registry.registry.folders import check_new_name, entries, version_folder
+from flashrl_registry.registry.folders import HISTORY_JSON, check_new_name, entries, version_folder
 from flashrl_registry.registry.hybrids import Bundle, identity_of, one_plan, read_version
-from flashrl_registry.registry.ref import NamedRef, is_name, is_version
+from flashrl_registry.registry.local_listing import list_folder
+from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
 from flashrl_registry.registry.root import REGISTRY_VARIABLE, default_registry_root
-from flashrl_registry.registry.standing import in_order, select, standing_of
+from flashrl_registry.registry.standing import select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.version import check_files, read_manifest, sync_folder, write_version
 
 __all__ = ["REGISTRY_VARIABLE", "LocalStore", "default_registry_root"]
 
-HISTORY_JSON = "history.json"
-
-_STAGING, _LOCK, _INDEX = ".staging", ".lock", ".index.sqlite"
+_STAGING, _LOCK = ".staging", ".lock"
 _LOCK_SECONDS = 60.0
 
 
@@ -192,10 +191,7 @@ class LocalStore:
         What was read once is kept in an index, so that ten thousand plans are listed in a second; :meth:`get` and
         ``verify`` check the bytes.
         """
-        if self.root.is_dir():
-            from flashrl_registry.registry.index import indexed
-
-            yield from indexed(self.root, _INDEX)
+        return list_folder(self.root)
 
     def scan(self) -> tuple[builtins.list[Published], builtins.list[FlashRLError]]:
         """Every published version by name and version, and what is wrong with those that cannot be read.

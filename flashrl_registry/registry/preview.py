@@ -8,8 +8,8 @@ from flashrl_registry.errors import NotFoundError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.folders import check_name
 from flashrl_registry.registry.hybrids import Bundle
-from flashrl_registry.registry.ref import NamedRef
-from flashrl_registry.registry.standing import highest, in_order, standing_of
+from flashrl_registry.registry.ref import NamedRef, in_order
+from flashrl_registry.registry.standing import highest, standing_of
 from flashrl_registry.registry.store import Store
 
 

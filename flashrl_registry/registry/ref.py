@@ -1,6 +1,7 @@
 """References: what FLASHRL_CONFIG and every command accept, parsed in one place."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,6 +108,15 @@ def is_name(text: str) -> bool:
 def is_version(text: str) -> bool:
     """A semantic version, as versions of plans are."""
     return _VERSION.fullmatch(text) is not None
+
+
+def in_order(versions: Sequence[str]) -> list[str]:
+    """Versions, lowest first."""
+    if len(versions) < 2:
+        return list(versions)
+    from packaging.version import Version
+
+    return sorted(versions, key=Version)
 
 
 def is_channel(text: str) -> bool:

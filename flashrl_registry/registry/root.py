@@ -1,6 +1,5 @@
-"""Where the local registry is, and whether anything is in it: known without reading a document."""
+"""Where the local registry is: known without reading a document."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,14 +16,3 @@ def default_registry_root(environ: Mapping[str, str]) -> Path:
     """
     given = environ.get(REGISTRY_VARIABLE, "").strip()
     return Path(given).expanduser() if given else user_data_path("flashrl-registry", appauthor=False)
-
-
-def is_empty(root: Path) -> bool:
-    """Whether nothing was ever published there; a folder that cannot be read is not empty."""
-    try:
-        with os.scandir(root) as found:
-            return all(entry.name.startswith(".") for entry in found)
-    except FileNotFoundError:
-        return True
-    except OSError:  # the store itself says what is wrong
-        return False

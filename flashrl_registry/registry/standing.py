@@ -13,11 +13,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from packaging.version import Version
-
 from flashrl_registry.documents import ChannelEvent, History, NoticeEvent, PublishEvent
 from flashrl_registry.errors import NotFoundError
-from flashrl_registry.registry.ref import NamedRef, is_version
+from flashrl_registry.registry.ref import NamedRef, in_order, is_version
 
 LATEST = "latest"
 
@@ -72,11 +70,6 @@ def standing_of(history: History) -> Standing:
         elif isinstance(event, NoticeEvent):
             found.notices[event.version] = event
     return found
-
-
-def in_order(versions: Sequence[str]) -> list[str]:
-    """Versions, lowest first."""
-    return sorted(versions, key=Version) if len(versions) > 1 else list(versions)
 
 
 def highest(versions: Sequence[str], standing: Standing) -> str | None:

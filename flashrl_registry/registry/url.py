@@ -14,8 +14,9 @@ they won.
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import check_name
 from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_version
-from flashrl_registry.registry.ref import NamedRef, is_name, is_version
-from flashrl_registry.registry.standing import Standing, in_order, select, standing_of
+from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
+from flashrl_registry.registry.standing import Standing, select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.transfer import moving, one_file
 from flashrl_registry.registry.version import check_listed, write_version
@@ -170,17 +171,18 @@ class UrlStore:
             context={"expected": expected, "actual": len(self.history(name).events)},
         )
 
-    def listing(self, *, detailed: bool = False) -> Iterator[Listed | FlashRLError]:
+    def listing(self, detailed: Callable[[Listed], bool] | None = None) -> Iterator[Listed | FlashRLError]:
         """Every published version by name and version; an error for each that cannot be read.
 
         Args:
-            detailed: Also architecture, vLLM range and devices, which are in the plans: one more object for each.
+            detailed: Of which lines also architecture, vLLM range and devices are wanted, which are in the plans: one
+                more object for each.
         """
         for namespace in self._names("plans"):
             for leaf in self._names(f"plans/{namespace}"):
-                yield from self._listed(f"{namespace}/{leaf}", detailed=detailed)
+                yield from self._listed(f"{namespace}/{leaf}", detailed)
 
-    def _listed(self, name: str, *, detailed: bool) -> Iterator[Listed | FlashRLError]:
+    def _listed(self, name: str, detailed: Callable[[Listed], bool] | None) -> Iterator[Listed | FlashRLError]:
         try:
             standing = standing_of(self.history(name))
         except FlashRLError as exc:
@@ -189,18 +191,21 @@ class UrlStore:
         for version in self.versions(name):
             try:
                 manifest = self._manifest(name, version)
-                architecture, vllm, devices = self._facts(manifest) if detailed else ("", "", ())
+                line = Listed(
+                    name, version, manifest.base_model, "", tuple(s.replace(" ", "_") for s in manifest.schemes), "",
+                    manifest.plan_digest, manifest.published_at, standing.state(version), self.kind,
+                )  # fmt: skip
+                if detailed is not None and detailed(line):
+                    architecture, vllm, devices = self._facts(manifest)
+                    line = replace(line, architecture=architecture, vllm=vllm, devices=devices)
             except FlashRLError as exc:
                 yield exc
                 continue
-            yield Listed(
-                name, version, manifest.base_model, architecture, tuple(s.replace(" ", "_") for s in manifest.schemes),
-                vllm, manifest.plan_digest, manifest.published_at, standing.state(version), self.kind, devices,
-            )  # fmt: skip
+            yield line
 
     def _facts(self, manifest: Manifest) -> tuple[str, str, tuple[str, ...]]:
         """What a version's plans say; their bytes are compared with the manifest."""
-        from flashrl_registry.registry.index import facts_of, plans_in
+        from flashrl_registry.registry.plan_facts import facts_of, plans_in
 
         paths = plans_in(manifest)
         folder = self._materialized(manifest, paths)

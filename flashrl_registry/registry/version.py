@@ -8,9 +8,8 @@ from pathlib import Path
 from flashrl_registry.documents import Manifest, ManifestFile, read_document, write_document
 from flashrl_registry.errors import IntegrityError, ParseError, SchemaError
 from flashrl_registry.registry.bundle import hash_file
+from flashrl_registry.registry.folders import MANIFEST_JSON
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle, read_any_bundle, write_any_bundle
-
-MANIFEST_JSON = "manifest.json"
 
 
 def write_version(folder: Path, bundle: Bundle, name: str, version: str) -> Manifest:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, local_store, open_store
+from flashrl_cli.arguments import Json, StoreAddress, open_store
 
 if TYPE_CHECKING:
     from flashrl_registry.errors import FlashRLError
@@ -20,16 +20,18 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List the published plans of the local registry, or of another store."""
-    from flashrl_registry.registry.root import default_registry_root, is_empty
+    if store in {None, "local"} and author is None:
+        from flashrl_registry.registry.local_listing import list_folder
+        from flashrl_registry.registry.root import default_registry_root
 
-    if store in {None, "local"} and author is None and is_empty(root := default_registry_root(os.environ)):
-        print_listed([], {"registry": root}, f"nothing is published in {root}", as_json=as_json)
+        root = default_registry_root(os.environ)
+        print_listed(list_folder(root), {"registry": root}, f"nothing is published in {root}", as_json=as_json)
         return
     opened = open_store(store or "local")
     if author is not None and opened.kind != "hub":
         raise typer.BadParameter("only a Hub has authors", param_hint="--author")
     lines = opened.listing(author) if author is not None else opened.listing()  # type: ignore[call-arg]
-    place = local_store().root if opened.kind == "local" else opened.place
+    place = opened.place
     print_listed(lines, {"registry": place}, f"nothing is published in {place}", as_json=as_json)
 
 
