@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flashrl_registry.ops import triton_kernels as kernels
 from flashrl_registry.ops.float8 import BLOCK
-from flashrl_registry.ops.triton_launch import launch
+from flashrl_registry.ops.triton_launch import launch, not_launches_alone
 
 INT8, FP8, FP8_NATIVE = (int(kind.value) for kind in (kernels.INT8, kernels.FP8, kernels.FP8_NATIVE))
 GIVEN, ROW_PEAKS, MATRIX_PEAKS = (int(by.value) for by in (kernels.GIVEN, kernels.ROW_PEAKS, kernels.MATRIX_PEAKS))
@@ -82,7 +82,9 @@ def quantize_fp8_block(
     return job.codes, job.scales
 
 
-def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tensor | None = None) -> Tensor:
+def row_fingerprints(
+    matrix: Tensor, chunks: int, first_chunk: int, finite: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """What ``runtime/fingerprint.py`` computes, in one pass.
 
     Args:
@@ -90,6 +92,7 @@ def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tens
         chunks: Equal slices of the columns; must divide I.
         first_chunk: Place of the first slice.
         finite: As for the quantize operations; looked at for bfloat16, float16 and float32 only.
+        out: int32, (R, chunks, 2), to write to.
 
     Returns:
         int64, (R, chunks).
@@ -106,7 +109,7 @@ def row_fingerprints(matrix: Tensor, chunks: int, first_chunk: int, finite: Tens
     high = exponent or 0
     if matrix.element_size() == 2 and unit == 4:
         high <<= 16
-    sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device)
+    sums_RCH = torch.empty(rows, chunks, 2, dtype=torch.int32, device=matrix.device) if out is None else out
     block = min(1024, _power_above(num_units))
     per_program = max(1, 1024 // block)
     half_words = -(-width // chunks // 8)
@@ -191,6 +194,7 @@ class _Job:
 
     def peaks(self, *, by_row: bool) -> Tensor:
         """Bits of the largest magnitudes, of each row or of each matrix."""
+        not_launches_alone()  # peaks begin as zeros
         shape = (self.num_matrices, self.num_rows) if by_row else (self.num_matrices,)
         peaks = torch.zeros(shape, dtype=torch.int32, device=self._weight.device)
         rows, columns = self._tile(1024)

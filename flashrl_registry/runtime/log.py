@@ -3,6 +3,7 @@
 import logging
 import os
 
+from flashrl_registry.errors import RuntimeLoadError
 from flashrl_registry.runtime.settings import Settings
 
 logger = logging.getLogger("flashrl")
@@ -10,15 +11,30 @@ _RANK = "RANK"  # as torchrun and its like set it
 
 
 def configure(settings: Settings) -> None:
-    """Send the ``flashrl`` logger to a file or to stderr, once per process."""
+    """Send the ``flashrl`` logger to a file or to stderr, once per process.
+
+    Raises:
+        RuntimeLoadError: The file cannot be written. Folders are not made: a name mistyped, or one that only another
+            node has, would otherwise take the lines to where nobody looks.
+    """
     logger.setLevel(settings.logging_level)
     if logger.handlers:
         return
-    handler: logging.Handler
-    handler = logging.FileHandler(settings.logging_file) if settings.logging_file else logging.StreamHandler()
-    logger.addHandler(handler)
+    logger.addHandler(_handler(settings))
     _set_format(os.environ.get(_RANK, "-"))
     logger.propagate = False
+
+
+def _handler(settings: Settings) -> logging.Handler:
+    if settings.logging_file is None:
+        return logging.StreamHandler()
+    try:
+        return logging.FileHandler(settings.logging_file)
+    except OSError as exc:
+        raise RuntimeLoadError(
+            f"FLASHRL_LOGGING_FILE={settings.logging_file} cannot be written: {exc.strerror}",
+            hint="name a file in a folder that is there, or unset the variable to log to stderr",
+        ) from exc
 
 
 def name_worker(rank: int) -> None:

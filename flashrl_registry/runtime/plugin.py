@@ -12,14 +12,15 @@ from typing import Any
 
 def register() -> None:
     """Make this process run the plan that FLASHRL_CONFIG names, now or when an engine is made."""
-    if _config():
-        from flashrl_registry.runtime._vllm.install import install
-
-        install()
+    # First, because vLLM calls a plugin once: a program that tries again after an error here must not get bf16.
     # A worker makes no engine configuration and need not import the module for it.
     arg_utils = sys.modules.get("vllm.engine.arg_utils")
     if arg_utils is not None:
         _watch(arg_utils.EngineArgs)
+    if _config():
+        from flashrl_registry.runtime._vllm.install import install
+
+        install()
 
 
 def _config() -> str:

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import tiny  # noqa: E402 - shared with scenarios that run as scripts
 ROUTES = ("folder", "iterator", "one_by_one", "buckets", "announced", "fused", "float32", "reused", "transfer")
 SCHEMES = ("bf16", "fp8", "fp8_tensor", "fp8_channel", "fp8_block", "int8")
 SIDE_BY_SIDE = 5
+SECTIONS = ("graphs", "faults", "sleep", "schemes", "experts", "staged")  # the slow ones first
 RULES = {
     "mixed": "rules:\n"
     "- {name: first, scheme: bf16, targets: ['model.layers.0.*']}\n"
@@ -40,6 +42,7 @@ RULES = {
     "- {name: rest, scheme: bf16, targets: ['*'], ignore: ['*_proj']}\n",
 }
 Check = tuple[str, bool, str]
+Job = partial[Iterator[Check]]
 
 
 def compiled(work: Path, name: str, model: str) -> str:
@@ -107,29 +110,32 @@ def routes(work: Path, label: str, config: str, *, graphs: bool, **pairs: list[s
             yield f"{label} {pair} {route}", equal and proven(found[route]), detail
 
 
-def faults(work: Path, first: str, second: str) -> Iterator[Check]:
-    for config in ("int8", "fp8_channel", "fp8_block"):
-        result = scenario(work, f"faults {config}", "faults", config, graphs=False, model=first, updated=second)
-        yield f"faults {config} ran", bool(result), ""
-        for name, outcome in result.items():
-            if name not in ("start", "fresh"):
-                refused = "NotServableError" in (outcome["generate_error"] or "")
-                yield f"faults {config} {name}", refused and same(outcome["healed"], result["fresh"]), ""
+def faults(work: Path, config: str, models: list[str]) -> Iterator[Check]:
+    first, second = models
+    result = scenario(work, f"faults {config}", "faults", config, graphs=False, model=first, updated=second)
+    yield f"faults {config} ran", bool(result), ""
+    for name, outcome in result.items():
+        if name not in ("start", "fresh"):
+            refused = "NotServableError" in (outcome["generate_error"] or "")
+            yield f"faults {config} {name}", refused and same(outcome["healed"], result["fresh"]), ""
 
 
-def sleep(work: Path, first: str, second: str) -> Iterator[Check]:
-    for config in ("int8", "fp8_channel", "fp8"):
-        result = scenario(work, f"sleep {config}", "sleep_level_2", config, graphs=False, model=first, updated=second)
-        asleep = bool(result) and "NotServableError" in str(result["awake"])
-        healed = asleep and same(*(without_attention_scales(result[key]) for key in ("updated", "fresh")))
-        yield f"sleep level 2 {config}", healed, ""
-        label = f"sleep level 1 {config}"
-        result = scenario(work, label, "sleep_level_1", config, graphs=False, model=first, updated=second)
-        kept = bool(result) and same(result["awake"], result["start"])
-        yield label, kept and same(result["updated"], result["fresh"]) and proven(result["updated"]), ""
+def sleep_level_2(work: Path, config: str, models: list[str]) -> Iterator[Check]:
+    label, (first, second) = f"sleep level 2 {config}", models
+    result = scenario(work, label, "sleep_level_2", config, graphs=False, model=first, updated=second)
+    asleep = bool(result) and "NotServableError" in str(result["awake"])
+    yield label, asleep and same(*(without_attention_scales(result[key]) for key in ("updated", "fresh"))), ""
 
 
-def staged(work: Path, first: str, second: str) -> Iterator[Check]:
+def sleep_level_1(work: Path, config: str, models: list[str]) -> Iterator[Check]:
+    label, (first, second) = f"sleep level 1 {config}", models
+    result = scenario(work, label, "sleep_level_1", config, graphs=False, model=first, updated=second)
+    kept = bool(result) and same(result["awake"], result["start"])
+    yield label, kept and same(result["updated"], result["fresh"]) and proven(result["updated"]), ""
+
+
+def staged(work: Path, _: str, models: list[str]) -> Iterator[Check]:
+    first, second = models
     plan = compiled(work, "staged", first)
     result = scenario(work, "staged fp8_channel", "staged", plan, graphs=False, model=first, updated=second)
     yield "staged ran", bool(result), ""
@@ -140,57 +146,76 @@ def staged(work: Path, first: str, second: str) -> Iterator[Check]:
             yield f"staged {name}", same(result[name], reference), ""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    sections = ("schemes", "experts", "graphs", "faults", "sleep", "staged")
-    parser.add_argument("sections", nargs="*", default=[], help=" ".join(sections))
-    parser.add_argument("--match", default="", help="only scenarios whose label holds this, of several with commas")
-    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="scenarios side by side")
-    parser.add_argument("--table", type=Path, help="write the checks as JSON")
-    given = parser.parse_args()
-    wanted = given.sections or list(sections)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+def jobs_of(section: str, work: Path, models: dict[str, list[str]]) -> list[Job]:
+    """What a section runs, each in a process of its own."""
+    untied = models["untied"]
+    dense = {name: models[name] for name in ("tied", "untied")}
+    moe, one = {"moe": models["moe"]}, {"untied": untied}
+    if section == "schemes":
+        return [
+            *(partial(routes, work, scheme, scheme, graphs=False, **dense) for scheme in SCHEMES),
+            *(
+                partial(routes, work, name, compiled(work, name, untied[0]), graphs=False, **one)
+                for name in ("mixed", "fp8 KV cache")
+            ),
+        ]
+    if section == "experts":
+        schemes = [scheme for scheme in SCHEMES if scheme != "fp8_tensor"]
+        return [partial(routes, work, f"experts {scheme}", scheme, graphs=False, **moe) for scheme in schemes]
+    if section == "graphs":
+        schemes = ["bf16", "fp8_channel", "fp8_block", "int8"]  # vLLM's own fp8 is refused for experts there
+        return [
+            *(partial(routes, work, f"graphs {scheme}", scheme, graphs=True, **one) for scheme in SCHEMES),
+            *(partial(routes, work, f"graphs experts {scheme}", scheme, graphs=True, **moe) for scheme in schemes),
+        ]
+    if section == "faults":
+        return [partial(faults, work, config, untied) for config in ("int8", "fp8_channel", "fp8_block")]
+    if section == "sleep":
+        configs = ("int8", "fp8_channel", "fp8")
+        return [partial(level, work, config, untied) for level in (sleep_level_2, sleep_level_1) for config in configs]
+    return [partial(staged, work, "", untied)]
+
+
+def run(sections: Sequence[str], jobs: int, match: str = "") -> dict[str, list[Check]]:
+    """The checks of some sections; the slow ones start first."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         work = Path(folder)
         models = {
             name: [str(tiny.write(work / f"{name}{seed}", seed, wide=True, **kind)) for seed in (1, 2)]
             for name, kind in (("tied", {"tied": True}), ("untied", {}), ("moe", {"moe": True}))
         }
-        first, second = models["untied"]
-        dense = {name: models[name] for name in ("tied", "untied")}
-        jobs: list[Any] = []
-        if "schemes" in wanted:
-            jobs += [(routes, scheme, scheme, False, dense) for scheme in SCHEMES]
-            for name in ("mixed", "fp8 KV cache"):
-                jobs.append((routes, name, compiled(work, name, first), False, {"untied": models["untied"]}))
-        if "experts" in wanted:
-            jobs += [
-                (routes, f"experts {scheme}", scheme, False, {"moe": models["moe"]})
-                for scheme in SCHEMES
-                if scheme != "fp8_tensor"
+        futures = {
+            section: [
+                pool.submit(lambda job: list(job()), job)
+                for job in jobs_of(section, work, models)
+                if any(part in str(job.args[1:]) for part in match.split(","))
             ]
-        if "graphs" in wanted:
-            jobs += [(routes, f"graphs {scheme}", scheme, True, {"untied": models["untied"]}) for scheme in SCHEMES]
-            jobs += [
-                (routes, f"graphs experts {scheme}", scheme, True, {"moe": models["moe"]})
-                for scheme in ("bf16", "fp8_channel", "fp8_block", "int8")  # vLLM's own fp8 is refused there
-            ]
-        parts = given.match.split(",")
-        jobs = [job for job in jobs if any(part in job[1] for part in parts)]
-        futures = [
-            pool.submit(lambda job: list(job[0](work, job[1], job[2], graphs=job[3], **job[4])), job) for job in jobs
-        ]
-        for name, section in (("faults", faults), ("sleep", sleep), ("staged", staged)):
-            if name in wanted:
-                futures.append(pool.submit(lambda run: list(run(work, first, second)), section))
-        checks = [check for future in futures for check in future.result()]
+            for section in sorted(sections, key=SECTIONS.index)
+        }
+        return {section: [check for future in made for check in future.result()] for section, made in futures.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", default=[], help=" ".join(SECTIONS))
+    parser.add_argument("--match", default="", help="only scenarios whose label holds this, of several with commas")
+    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="scenarios side by side")
+    parser.add_argument("--table", type=Path, help="write the checks as JSON")
+    given = parser.parse_args()
+    checks = [check for found in run(given.sections or SECTIONS, given.jobs, given.match).values() for check in found]
     for name, ok, detail in checks:
         if not ok:
             print(f"FAILED {name} {detail}")
     failed = sum(not ok for _, ok, _ in checks)
     print(f"{len(checks) - failed} passed, {failed} failed")
     if given.table:
-        given.table.write_text(json.dumps([{"check": n, "passed": ok, "detail": d} for n, ok, d in checks], indent=1))
+        write_table(given.table, checks)
     return 1 if failed else 0
+
+
+def write_table(path: Path, checks: Sequence[Check]) -> None:
+    """The checks as JSON, for ``table.py``."""
+    path.write_text(json.dumps([{"check": n, "passed": ok, "detail": d} for n, ok, d in checks], indent=1))
 
 
 if __name__ == "__main__":
