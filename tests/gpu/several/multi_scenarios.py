@@ -41,6 +41,7 @@ def engine(args: Result, backend: str = "folder") -> vllm.LLM:
     return scenarios.engine(
         args["start"],
         tensor_parallel_size=args["workers"],
+        max_num_batched_tokens=512,  # memory for more would keep engines from lying side by side
         worker_extension_cls="receiver.Receiver",
         weight_transfer_config=WeightTransferConfig(backend=backend),
         **blocks,
