@@ -78,7 +78,8 @@ def timed(root: Path, small: Path, *arguments: str, repeats: int, limit: float) 
     )  # fmt: skip
     print(
         f"{' '.join(arguments)}:  {cpu:.2f} s CPU, {wall:.2f} s wall "
-        f"(with 10 plans {start:.2f} s CPU; limit {limit:g}), {memory / 1024:.0f} MiB (with 10 plans {few / 1024:.0f} MiB)"
+        f"(with 10 plans {start:.2f} s CPU; limit {limit:g}), "
+        f"{memory / 1024:.0f} MiB (with 10 plans {few / 1024:.0f} MiB)"
     )
     return cpu <= limit and memory - few <= _MORE_KIB
 
