@@ -68,8 +68,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, give_up)
     report = machine()
     gpus, room = visible_gpus()
-    if len(gpus) < 2:
-        sys.exit(f"two GPUs are needed, there are {len(gpus)}")
     report["gpus"] = len(gpus)
     before = same_device(given.baseline, report) if given.baseline else {}
     known, made = known_rows(given.json, report), []
@@ -110,12 +108,14 @@ def visible_gpus() -> tuple[list[str], float]:
 
 
 def default_sections(gpus: list[str]) -> list[str]:
-    return [f"tp{size}" for size in (1, 2, 4) if size <= len(gpus)] + ["transfer"]
+    return [f"tp{size}" for size in (1, 2, 4) if size <= len(gpus)] + ["transfer"] * (len(gpus) > 1)
 
 
 def engines(section: str, gpus: list[str]) -> Iterator[Asked]:
     """Those of a section, spread over the GPUs."""
     if section == "transfer":
+        if len(gpus) < 2:
+            sys.exit("transfer needs 2 GPUs, one of them for the trainer")
         for engine in ENGINES["transfer"]:
             yield Asked(section, engine, (gpus[0],), gpus[1])
         return
