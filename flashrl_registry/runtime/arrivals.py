@@ -15,7 +15,25 @@ from flashrl_registry.documents import ResolvedTensor
 if TYPE_CHECKING:
     import torch
 
+_SENT = "a trainer sends dense torch tensors in bfloat16, float16 or float32"
 _STACKED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+def unusable(name: object, value: object) -> str | None:
+    """Why a sent pair is not a name and a tensor whose values can be read here, or None."""
+    import torch
+
+    if not isinstance(name, str):
+        return f"a name of type {type(name).__name__}; a name is text"
+    if not isinstance(value, torch.Tensor):
+        return f"{type(value).__name__}, and not a torch.Tensor; {_SENT}"
+    if hasattr(value, "full_tensor"):  # a DTensor: its shape is that of the whole, and its values are one rank's
+        return f"a shard of a distributed tensor; send full_tensor(): {_SENT}"
+    if value.layout is not torch.strided:
+        return f"layout {value.layout}; send to_dense(): {_SENT}"
+    if value.is_meta:
+        return f"a meta tensor, which has no values; {_SENT}"
+    return None
 
 
 def unfused(
@@ -32,7 +50,7 @@ def unfused(
         (name, view) pairs: the tensor itself where the plan knows its name, or where it holds nothing that the plan
         knows, which the caller refuses by that name.
     """
-    if name not in tensors:
+    if name not in tensors and unusable(name, value) is None:
         shards = _fused_shards(name, value, tensors) or _stacked_experts(name, value, tensors)
         if shards:
             yield from shards

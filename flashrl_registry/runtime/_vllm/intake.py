@@ -9,6 +9,7 @@ from flashrl_registry.ops import all_finite
 from flashrl_registry.runtime._vllm.in_place import InPlace
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime._vllm.update import Update, check_finite, refused
+from flashrl_registry.runtime.arrivals import unusable
 from flashrl_registry.runtime.fingerprint import forget_factors
 from flashrl_registry.runtime.telemetry import Telemetry
 from flashrl_registry.runtime.transform import Vectors, fault, transform
@@ -60,7 +61,7 @@ class Intake:
             What goes to the engine; ``value`` itself where it passes through and is on the engine's device already.
 
         Raises:
-            WeightMismatchError: Unknown, sent twice, of another shape or dtype, or not finite.
+            WeightMismatchError: Unknown, no dense tensor, sent twice, of another shape or dtype, or not finite.
         """
         tensor = self._expected(update, name, value)
         return list(self._outputs(update, tensor, self._here(value)))
@@ -80,13 +81,14 @@ class Intake:
         return value.to(self.device)
 
     def _expected(self, update: Update, name: str, value: torch.Tensor) -> ResolvedTensor:
+        reason = unusable(name, value)
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise refused(name, "the plan does not decide this tensor")
+            raise refused(str(name), reason or "the plan does not decide this tensor")
         if name not in update.missing:
             raise refused(name, "sent twice in one update")
         update.last = name
-        if (reason := fault(tensor, value)) is not None:
+        if (reason := reason or fault(tensor, value)) is not None:
             raise refused(name, reason)
         update.missing.discard(name)
         update.num_bytes += value.nbytes

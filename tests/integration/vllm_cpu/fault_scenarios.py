@@ -201,6 +201,25 @@ def empty_name(sender: Sender) -> None:
     sender.load([*list(sender.tensors.items())[:6], ("", torch.zeros(2, 2))])
 
 
+def shard_of(sender: Sender) -> None:
+    """What FSDP holds: one rank's part, which says that it has the whole's shape."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (1,))
+    sender.changed(UP, lambda t: distribute_tensor(t, mesh, [Shard(0)]))
+
+
+def nameless(sender: Sender) -> None:
+    sender.load([*list(sender.tensors.items())[:6], (None, sender.tensors[UP])])
+
+
+def fused_as_numpy(sender: Sender) -> None:
+    items = fused(sender.tensors)
+    name = next(name for name in items if "qkv_proj.weight" in name)
+    sender.one_by_one([(key, value.float().numpy() if key == name else value) for key, value in items.items()])
+
+
 def fused_of_wrong_size(sender: Sender) -> None:
     items = fused(sender.tensors)
     name = next(name for name in items if "qkv_proj.weight" in name)
@@ -280,6 +299,7 @@ class Fault:
         staged: Under a staged plan.
         heal: Instead of a complete update, one tensor per call.
         told: The sender sees an error.
+        says: Part of that error.
     """
 
     what: str
@@ -288,6 +308,7 @@ class Fault:
     staged: str = OLD
     heal: Callable[[Sender], None] | None = None
     told: bool = True
+    says: str = ""
 
 
 def kernel_format(sender: Sender) -> None:
@@ -301,7 +322,7 @@ UPDATES: dict[str, Fault] = {
         heal=lambda sender: sender.load(list(sender.tensors.items())[-1:]),
     ),
     "half-way": Fault("generate while half of the tensors have arrived", half_way, told=False),
-    "duplicate": Fault("a tensor twice in one call", duplicate),
+    "duplicate": Fault("a tensor twice in one call", duplicate, says="sent twice"),
     "duplicate-in-later-call": Fault("a tensor again in a later call", duplicate_in_later_call),
     "two-senders": Fault("two senders at once, tensor by tensor", two_senders, told=False),
     "two-announced-senders": Fault("two announced updates at once", two_announced_senders),
@@ -316,31 +337,45 @@ UPDATES: dict[str, Fault] = {
     "transfer-finished-too-early": Fault("finish_weight_update too early", transfer_finished_too_early),
     "transfer-of-unknown": Fault("a stranger sends into an open weight transfer", transfer_of_unknown,
                                  heal=end_the_session),
-    "nan-in-linear": Fault("NaN in a linear", lambda sender: sender.changed(UP, poke(float("nan")))),
+    "nan-in-linear": Fault("NaN in a linear", lambda sender: sender.changed(UP, poke(float("nan"))),
+                           says=f"{UP}: holds NaN or infinity"),
     "nan-in-norm": Fault("NaN in a norm", lambda sender: sender.changed(NORM, poke(float("nan")))),
     "nan-in-bias": Fault("NaN in a bias", lambda sender: sender.changed(BIAS, poke(float("nan")))),
     "nan-in-embedding": Fault("NaN in the embedding", lambda sender: sender.changed(EMBEDDING, poke(float("nan")))),
     "inf-in-linear": Fault("infinity in a linear", lambda sender: sender.changed(DOWN, poke(float("-inf")))),
-    "inf-in-norm": Fault("infinity in a norm", lambda sender: sender.changed(NORM, poke(float("inf")))),
+    "inf-in-norm": Fault("infinity in a norm", lambda sender: sender.changed(NORM, poke(float("inf"))),
+                         says=f"{NORM}: holds NaN or infinity"),
     "float16-overflow": Fault("float16 that overflowed at the sender",
                               lambda sender: sender.changed(NORM, overflow(torch.float16, 1e5))),
     "bfloat16-overflow": Fault("float32 that overflows the engine's bfloat16",
                                lambda sender: sender.changed(NORM, overflow(torch.float32, 3.4e38))),
-    "wrong-shape": Fault("a row too few", lambda sender: sender.changed(K, lambda t: t[:-1])),
+    "wrong-shape": Fault("a row too few", lambda sender: sender.changed(K, lambda t: t[:-1]), says="the plan says"),
     "wrong-rank": Fault("one dimension for two", lambda sender: sender.changed(K, lambda t: t.reshape(-1))),
     "transposed": Fault("rows and columns exchanged", lambda sender: sender.changed(K, lambda t: t.t())),
     "scalar": Fault("a scalar", lambda sender: sender.changed(K, lambda t: t[0, 0])),
-    "int8": Fault("int8 without scales", lambda sender: sender.changed(DOWN, lambda t: t.to(torch.int8))),
+    "int8": Fault("int8 without scales", lambda sender: sender.changed(DOWN, lambda t: t.to(torch.int8)),
+                  says="dtype torch.int8"),
     "float64": Fault("float64", lambda sender: sender.changed(DOWN, lambda t: t.double())),
     "bool": Fault("bool", lambda sender: sender.changed(NORM, lambda t: t > 0)),
+    "numpy": Fault("a numpy array", lambda sender: sender.changed(NORM, lambda t: t.float().numpy()),
+                   says=f"{NORM}: ndarray, and not a torch.Tensor; a trainer sends dense torch tensors"),
+    "fused-numpy": Fault("a fused qkv_proj as a numpy array", fused_as_numpy, says="qkv_proj.weight: ndarray, and not"),
+    "none": Fault("None for a tensor", lambda sender: sender.changed(K, lambda _: None),
+                  says=f"{K}: NoneType, and not a torch.Tensor"),
+    "sparse": Fault("a sparse tensor", lambda sender: sender.changed(UP, lambda t: t.to_sparse()),
+                    says=f"{UP}: layout torch.sparse_coo; send to_dense()"),
+    "meta": Fault("a tensor on the meta device", lambda sender: sender.changed(UP, lambda t: t.to("meta")),
+                  says=f"{UP}: a meta tensor, which has no values"),
+    "sharded": Fault("a shard of a distributed tensor (DTensor)", shard_of, says="send full_tensor()"),
+    "nameless": Fault("None for a name", nameless, says="a name of type NoneType"),
     "empty-call": Fault("a call without tensors", lambda sender: sender.load([]), SAME, told=False),
     "empty-reload": Fault("reload_weights with an iterator without tensors",
                           lambda sender: sender.rpc("reload_weights", weights_iterator=iter([]))),
     "empty-name": Fault("a tensor without a name", empty_name),
-    "unknown-name": Fault("a tensor too many", unknown_name),
+    "unknown-name": Fault("a tensor too many", unknown_name, says="does not decide"),
     "fused-of-wrong-size": Fault("a fused qkv_proj of wrong size", fused_of_wrong_size),
     "raises-first": Fault("the sender fails before its first tensor", raising(ConnectionError("gone"), 0), KEEP),
-    "raises-in-the-middle": Fault("the sender fails in the middle", raising(ConnectionError("gone"), 9)),
+    "raises-in-the-middle": Fault("the sender fails in the middle", raising(ConnectionError("gone"), 9), says="gone"),
     "raises-last": Fault("the sender fails before its last tensor", raising(ConnectionError("gone"), 24)),
     "interrupted": Fault("Ctrl-C in the middle", raising(KeyboardInterrupt(), 11)),
     "loader-raises": Fault("vLLM's own weight loader raises", loader_raises, staged=HEAL),
@@ -364,7 +399,8 @@ def injected(fault: Fault, sender: Sender) -> Result:
         outcome["tokens"] = greedy(sender.llm)
     except Exception as exc:  # noqa: BLE001
         outcome["generate"] = f"{type(exc).__name__}: {exc}"
-    outcome["state"] = status(sender.llm)[0]["state"]
+    report = status(sender.llm)[0]
+    outcome["state"], outcome["last_failure"] = report["state"], report["last_failure"]
     return outcome
 
 
@@ -414,7 +450,8 @@ def updates(args: Result) -> Result:
         outcome.pop("tokens", None)
         expected = fault.staged if args["staged"] else fault.expected
         out["faults"][name] = {
-            "what": fault.what, "expected": expected, "outcome": found if healed else NOT_HEALED, **outcome
+            "what": fault.what, "says": fault.says, "expected": expected,
+            "outcome": found if healed else NOT_HEALED, **outcome,
         }  # fmt: skip
         holds = 1 - holds
     return out

@@ -132,6 +132,19 @@ def test_a_faulty_update_never_becomes_a_wrong_token(updates, plan: str) -> None
     assert not wrong
 
 
+@pytest.mark.parametrize("plan", ["quarantine", "staged"])
+def test_whoever_asks_is_told_what_was_wrong(updates, plan: str) -> None:
+    faults = updates[plan]["faults"]
+    assert {name for name, fault in faults.items() if fault["says"] not in (fault["error"] or "")} == set()
+    states = {"quarantine": {"quarantined"}, "staged": {"serving"}}[plan]
+    for name in ("duplicate", "nan-in-linear", "wrong-shape", "numpy", "meta", "raises-in-the-middle"):
+        assert faults[name]["state"] in states, name
+        assert faults[name]["last_failure"], name
+    for name in ("missing", "half-way"):
+        assert faults[name]["state"] == {"quarantine": "updating", "staged": "serving"}[plan], name
+        assert plan == "staged" or "half done" in faults[name]["generate"], name
+
+
 def test_the_documented_faults_are_the_injected_ones(updates, starts) -> None:
     text = fault_table.render(starts["faults"], updates["quarantine"]["faults"], updates["staged"]["faults"])
     if os.environ.get("FLASHRL_WRITE_DOCS") == "1":

@@ -1,9 +1,10 @@
 """Fused tensors, as trainers with the engine's own names send them, are the plan's tensors."""
 
+import pytest
 import torch
 
 from flashrl_registry.documents import Keep, ResolvedTensor
-from flashrl_registry.runtime.arrivals import unfused
+from flashrl_registry.runtime.arrivals import unfused, unusable
 
 SHAPES = {
     "a.q_proj.weight": [8, 4], "a.k_proj.weight": [2, 4], "a.v_proj.weight": [2, 4],
@@ -43,3 +44,28 @@ def test_what_is_not_fused_or_has_another_layout_keeps_its_name_for_the_error() 
     assert names("m.experts.gate_up_proj", torch.zeros(3, 4, 12)) == ["m.experts.gate_up_proj"]
     assert names("m.experts.gate_up_proj", torch.zeros(4, 12, 4)) == ["m.experts.gate_up_proj"]
     assert names("nobody.weight", torch.tensor(1.0)) == ["nobody.weight"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.zeros(12, 4).numpy(), "ndarray, and not a torch.Tensor"),
+        (None, "NoneType, and not a torch.Tensor"),
+        ([[0.0] * 4] * 12, "list, and not a torch.Tensor"),
+        (torch.zeros(12, 4).to_sparse(), "layout torch.sparse_coo; send to_dense()"),
+        (torch.zeros(12, 4, device="meta"), "a meta tensor, which has no values"),
+    ],
+    ids=["numpy", "none", "list", "sparse", "meta"],
+)
+def test_what_is_no_dense_tensor_is_told_with_what_is_accepted(value: object, reason: str) -> None:
+    for name in ("a.q_proj.weight", "a.qkv_proj.weight", "m.experts.gate_up_proj"):
+        assert names(name, value) == [name], "refused under the name that was sent"  # type: ignore[arg-type]
+        text = str(unusable(name, value))
+        assert text.startswith(reason)
+        assert "a trainer sends dense torch tensors in bfloat16, float16 or float32" in text
+
+
+def test_a_name_that_is_no_text_is_told() -> None:
+    assert "a name of type NoneType" in str(unusable(None, torch.zeros(2)))
+    assert names(None, torch.zeros(2)) == [None]  # type: ignore[arg-type]
+    assert unusable("a.q_proj.weight", torch.nn.Parameter(torch.zeros(8, 4))) is None
