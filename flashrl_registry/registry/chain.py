@@ -196,7 +196,7 @@ def open_chain(
     shared = [address.strip() for address in environ.get(STORES_VARIABLE, "").split(",") if address.strip()]
     return Chain(
         [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
-        lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale),
+        lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale, named_by_user=False),
         lambda address: _shared(address, root),
         lambda: open_trust(environ, required=require_signature, keys=trusted_keys),
     )
@@ -225,11 +225,13 @@ def store_at(address: str, environ: Mapping[str, str]) -> Store:
     )
 
 
-def hub_store(root: Path, endpoint: str | None = None, *, allow_stale: bool = False) -> Store:
+def hub_store(
+    root: Path, endpoint: str | None = None, *, allow_stale: bool = False, named_by_user: bool = True
+) -> Store:
     """A Hub, with its cache under a registry's root."""
     from flashrl_registry.registry.hub import HubStore
 
-    return HubStore(endpoint, root / CACHE, allow_stale=allow_stale)
+    return HubStore(endpoint, root / CACHE, allow_stale=allow_stale, named_by_user=named_by_user)
 
 
 def _shared(address: str, root: Path) -> Store:

@@ -87,15 +87,17 @@ class HubStore:
         endpoint: Its address; the client's own (``HF_ENDPOINT``) where None.
         cache: Folder for caches of Hubs.
         allow_stale: When the Hub does not answer, take what it said last, and say so.
+        named_by_user: Whether the user gave the address; a reference's or a lock's Hub gets no token.
         client: Speaks to it; made from the other arguments by default.
     """
 
     kind = "hub"
 
     def __init__(
-        self, endpoint: str | None, cache: Path, *, allow_stale: bool = False, client: HubClient | None = None
-    ) -> None:
-        self.client = client or HubClient(endpoint, cache)
+        self, endpoint: str | None, cache: Path, *, allow_stale: bool = False, named_by_user: bool = True,
+        client: HubClient | None = None,
+    ) -> None:  # fmt: skip
+        self.client = client or HubClient(endpoint, cache, named_by_user=named_by_user)
         self._allow_stale = allow_stale
         self._name: str | None = None
         self._histories: dict[tuple[str, str], History] = {}  # what a commit holds never changes

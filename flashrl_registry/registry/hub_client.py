@@ -9,7 +9,8 @@ What is peculiar about the Hub is dealt with here and nowhere else:
   connection say nothing about whether it was applied, so callers look before they repeat.
 * The cache is the client's own, in a folder per Hub: the client itself does not tell two Hubs apart.
 
-The token is the client's (``HF_TOKEN``, ``hf auth login``); it is never read here, so it cannot reach a message.
+The token is the client's (``HF_TOKEN``, ``hf auth login``); it is never read here, so it cannot reach a message. A Hub
+that only a reference or a lock names never gets it: whoever wrote them could collect tokens.
 """
 
 import hashlib
@@ -86,22 +87,33 @@ class HubClient:
     Args:
         endpoint: Its address; the client's own (``HF_ENDPOINT``) where None.
         cache: Folder for caches of Hubs.
+        named_by_user: Whether the user gave the address; if not, only the client's own Hub gets the user's token.
         sleep: Waits; tests give another one.
     """
 
-    def __init__(self, endpoint: str | None, cache: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, endpoint: str | None, cache: Path, *, named_by_user: bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
         from huggingface_hub import HfApi
+        from huggingface_hub.constants import ENDPOINT
 
         if endpoint is not None and (not re.match(r"https?://", endpoint) or "@" in urlsplit(endpoint).netloc):
             raise InvalidRefError(
                 "a Hub's address is http(s)://host[:port] without credentials",
                 hint="give the token by HF_TOKEN or: hf auth login",
             )
-        self._api = HfApi(endpoint=endpoint)
+        is_own = endpoint is None or endpoint.rstrip("/") == ENDPOINT.rstrip("/")
+        self._api = HfApi(endpoint=endpoint, token=None if is_own or named_by_user else False)
         self.sleep = sleep
         self._sizes: dict[tuple[str, str], dict[str, int]] = {}  # what a commit holds never changes
         self.endpoint = str(self._api.endpoint).rstrip("/")
         host = re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(self.endpoint).netloc)
+        self._login = "hf auth login"
+        if self._api.token is False:
+            self._login = (
+                f"set HF_ENDPOINT={self.endpoint} (a Hub that a reference names gets no token), and {self._login}"
+            )
         self.cache = cache / f"{host}-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:8]}"
 
     @property
@@ -283,10 +295,10 @@ class HubClient:
         try:
             yield
         except errors.GatedRepoError as exc:  # a subclass of the next
-            hint = f"ask for access on {self.endpoint}, then: hf auth login"
+            hint = f"ask for access on {self.endpoint}, then: {self._login}"
             raise AccessDeniedError(f"{what} is gated on {self.endpoint}", hint=hint, context=where) from exc
         except errors.RepositoryNotFoundError as exc:
-            hint = "check the spelling; for a private repository: hf auth login"
+            hint = f"check the spelling; for a private repository: {self._login}"
             raise NotFoundError(f"{what}: no repository on {self.endpoint} that you may read",
                                 hint=hint, context=where) from exc  # fmt: skip
         except errors.RevisionNotFoundError as exc:
@@ -311,7 +323,7 @@ class HubClient:
         if status == 412:
             return ConflictError(f"{what}: somebody committed meanwhile", context=context)
         if status in {401, 403}:
-            hint = "hf auth login with a token that may write there; readers propose with: push --pr"
+            hint = f"{self._login} with a token that may write there; readers propose with: push --pr"
             return AccessDeniedError(f"{what}: {self.endpoint} says no ({status})", hint=hint, context=context)
         return self._unavailable(what, exc)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -21,6 +21,8 @@ _IN_HUB = re.compile(
 _YAML = re.compile(r".*\.ya?ml")
 _DIGEST = re.compile(r"sha256[:=][0-9a-f]{64}")
 _HF = "hf://"
+_STORE = "?store="
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?#@]+")  # no credentials, which a reference would carry into logs
 _NAME, _VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 FORMS = (
     "a path to a plan folder or file (./plans/mine, plans/mine/plan.yaml)",
@@ -29,6 +31,8 @@ FORMS = (
     "(Qwen/Qwen3-8B:int8)",
     "hf://owner/repo[@revision], which asks the Hub and nothing else",
     "owner/repo/path/file.yaml, a file on the Hub",
+    "one of the last three, and namespace/name, with ?store=ADDRESS of another Hub (https://) or, without hf://, of a "
+    "shared store (s3://)",
     "a scheme name: " + ", ".join((*SCHEMES, *SYNONYMS)),
 )
 
@@ -80,6 +84,7 @@ class NamedRef:
             + self.name
             + (f"@{self.version.replace('/', '%2F')}" if self.version else "")
             + (f":{self.member}" if self.member else "")
+            + (f"{_STORE}{self.endpoint}" if self.endpoint else "")
         )
 
 
@@ -94,10 +99,16 @@ class HubFileRef:
     endpoint: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.repository}{f'@{self.revision}' if self.revision else ''}/{self.path}"
+        place = f"{self.repository}{f'@{self.revision}' if self.revision else ''}/{self.path}"
+        return f"{place}{_STORE}{self.endpoint}" if self.endpoint else place
 
 
 PlanRef = PresetRef | PathRef | NamedRef | HubFileRef
+
+
+def with_digest(ref: PathRef | NamedRef | HubFileRef) -> str:
+    """A reference with all that pins it; :func:`parse_ref` reads the same from it."""
+    return f"{ref}#{ref.digest.replace(':', '=')}" if ref.digest else str(ref)
 
 
 def is_name(text: str) -> bool:
@@ -148,6 +159,9 @@ def parse_ref(text: str) -> PlanRef:
         if not _DIGEST.fullmatch(digest_text):
             raise _invalid(text, f"'#{digest_text}' is not a digest")
         digest = digest_text.replace("=", ":")
+    place, elsewhere, address = place.partition(_STORE)
+    if elsewhere:
+        return _elsewhere(text, place, address, digest)
     if place.startswith(_HF):
         return _on_the_hub(text, place.removeprefix(_HF), digest)
     match = _NAMED.fullmatch(place)
@@ -170,7 +184,22 @@ def parse_ref(text: str) -> PlanRef:
     return NamedRef(match["name"], version, digest, match["member"])
 
 
-def _on_the_hub(text: str, place: str, digest: str | None) -> PlanRef:
+def _elsewhere(text: str, place: str, address: str, digest: str | None) -> PlanRef:
+    """A reference that names its store; a path that lies here is never meant."""
+    if not _ADDRESS.fullmatch(address):
+        # Not the address itself: what is wrong with it may be a password.
+        raise _invalid(f"{place}{_STORE}...", "a store's address is scheme://place without credentials")
+    on_a_hub = address.startswith(("https://", "http://"))
+    if on_a_hub or place.startswith(_HF):
+        if not on_a_hub:
+            raise _invalid(text, "hf:// asks a Hub, whose address is https://host")
+        return replace(_on_the_hub(text, place.removeprefix(_HF), digest), endpoint=address.rstrip("/"))
+    if (match := _NAMED.fullmatch(place)) is None:
+        raise _invalid(text, f"'{place}' is no name in a shared store")
+    return NamedRef(match["name"], _selector(match["version"], text), digest, match["member"], "url", address)
+
+
+def _on_the_hub(text: str, place: str, digest: str | None) -> NamedRef | HubFileRef:
     match = _NAMED.fullmatch(place)
     if match is not None and "/" not in (match["version"] or ""):  # hf://owner/repo@revision/path/x.yaml is a file
         return NamedRef(match["name"], _selector(match["version"], text), digest, match["member"], "hub")

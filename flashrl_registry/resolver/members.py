@@ -23,9 +23,11 @@ from flashrl_registry.registry import (
 )
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle
 from flashrl_registry.registry.open import open_any
+from flashrl_registry.registry.ref import with_digest
 from flashrl_registry.resolver.locked import locked_reference
 
 HYBRID_YAML = "hybrid.yaml"
+_PUBLIC_HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def pin_reference(ref: str, store: PlanSource) -> str:
         store: One store, or the chain of them.
 
     Returns:
-        ``/absolute/path#sha256=...`` or ``namespace/name@version#sha256=...``; a scheme name as it is, for its plan
-        is compiled from each engine's own model.
+        ``/absolute/path#sha256=...`` or ``namespace/name@version#sha256=...``, with ``?store=`` before the digest where
+        the plan is on another Hub or in a shared store that was named; a scheme name as it is, for its plan is compiled
+        from each engine's own model.
 
     Raises:
         RegistryError: The plan is not there, its bytes differ from their digests, or a member of the hybrid pins no
@@ -119,9 +122,7 @@ def pin_reference(ref: str, store: PlanSource) -> str:
     if (opened := open_hybrid(parsed)) is not None:
         return _pin_hybrid(opened, store)
     pinned, _ = pin(parsed, store)
-    place = pinned.path.resolve() if isinstance(pinned, PathRef) else pinned
-    assert pinned.digest is not None  # pin() put it there
-    return f"{place}#{_spelled(pinned.digest)}"
+    return with_digest(replace(pinned, path=pinned.path.resolve()) if isinstance(pinned, PathRef) else pinned)
 
 
 def pin(
@@ -143,12 +144,21 @@ def pin(
 def _exact(ref: PathRef | NamedRef | HubFileRef, bundle: Bundle) -> PathRef | NamedRef | HubFileRef:
     source, digest = bundle.source, bundle.digest
     if isinstance(ref, HubFileRef) and isinstance(source, HubSource):
-        return replace(ref, revision=source.commit, digest=digest)
+        return replace(ref, revision=source.commit, digest=digest, endpoint=ref.endpoint or _hub_of(source))
     if isinstance(ref, NamedRef) and isinstance(source, HubSource):
-        return NamedRef(source.repository, source.commit, digest, ref.member, "hub", ref.endpoint)
+        endpoint = ref.endpoint or _hub_of(source)
+        return NamedRef(source.repository, source.commit, digest, ref.member, "hub", endpoint)
     if isinstance(ref, NamedRef) and isinstance(source, LocalSource | UrlSource):
         return replace(ref, version=source.version, digest=digest)
     return replace(ref, digest=digest)
+
+
+def _hub_of(source: HubSource) -> str | None:
+    """The Hub's address, where a process with another ``HF_ENDPOINT`` would ask elsewhere.
+
+    The public Hub is left to each machine's own setting: nodes that reach it through a mirror name the mirror.
+    """
+    return None if source.endpoint == _PUBLIC_HUB else source.endpoint
 
 
 def _pin_hybrid(opened: OpenHybrid, store: PlanSource) -> str:
@@ -161,8 +171,4 @@ def _pin_hybrid(opened: OpenHybrid, store: PlanSource) -> str:
                 f"{opened.file}: member '{member.name}' pins no digest, so its plan could change under the hybrid",
                 hint=f"add to the member: digest: {digest}",
             )
-    return f"{opened.file.resolve()}#{_spelled(opened.hybrid.compute_digest())}"
-
-
-def _spelled(digest: str) -> str:
-    return digest.replace(":", "=")
+    return with_digest(PathRef(opened.file.resolve(), opened.hybrid.compute_digest()))

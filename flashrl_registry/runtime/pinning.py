@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 
 from flashrl_registry.errors import InvalidRefError
 from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, open_chain, parse_ref
+from flashrl_registry.registry.ref import with_digest
 from flashrl_registry.resolver import pin as pinned_ref
 from flashrl_registry.resolver import pin_reference
 from flashrl_registry.runtime.log import logger
@@ -30,7 +31,8 @@ def pin(ref: str) -> str:
             whose members must pin their digests.
 
     Returns:
-        ``/absolute/path#sha256=...``, ``namespace/name@version#sha256=...`` or ``hf://owner/repo@commit#sha256=...``.
+        ``/absolute/path#sha256=...``, ``namespace/name@version#sha256=...`` or ``hf://owner/repo@commit#sha256=...``;
+        a Hub other than the public one is in it as ``?store=https://...``, so a worker asks the same.
         A scheme name is returned as it is: its plan is compiled from each engine's own model.
 
     Raises:
@@ -61,8 +63,7 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
     pinned, warnings = pinned_ref(ref, open_chain(environ))
     for warning in warnings:
         logger.warning("%s", warning)
-    assert pinned.digest is not None  # pin() put it there
-    text = f"{pinned}#{pinned.digest.replace(':', '=')}"
+    text = with_digest(pinned)
     environ[PINNED] = config + _ARROW + text
     logger.info("%s is %s for this process and those that it starts", config, text)
     return pinned

@@ -37,13 +37,14 @@ class Faults:
 
 @dataclass(frozen=True)
 class Request:
-    """One request that arrived, how many bytes of body were sent for it, and with which status."""
+    """One request that arrived, the bytes of body that were sent for it, its status, and whether it had a token."""
 
     method: str
     path: str
     range: str | None
     sent_bytes: int
     status: int
+    has_token: bool = False
 
 
 class HubError(Exception):
@@ -170,7 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         sent = 0 if self.command == "HEAD" else len(body)
-        self.hub.requests.append(Request(self.command, self.path, self.headers.get("Range"), sent, status))
+        asked = self.headers.get("Range"), sent, status, "Authorization" in self.headers
+        self.hub.requests.append(Request(self.command, self.path, *asked))
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

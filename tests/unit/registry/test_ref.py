@@ -7,6 +7,7 @@ import pytest
 
 from flashrl_registry.errors import InvalidRefError
 from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PresetRef, parse_ref
+from flashrl_registry.registry.ref import with_digest
 
 DIGEST = "a" * 64
 
@@ -66,12 +67,21 @@ def test_a_pin_without_a_digest_is_refused() -> None:
         (f"hf://team/plan@v1#sha256={DIGEST}", NamedRef("team/plan", "v1", f"sha256:{DIGEST}", store="hub")),
         ("team/repo/configs/plan.yaml", HubFileRef("team/repo", "configs/plan.yaml")),
         ("hf://team/repo@v1/configs/plan.yaml", HubFileRef("team/repo", "configs/plan.yaml", "v1")),
+        (
+            "hf://team/plan?store=https://hub.example",
+            NamedRef("team/plan", store="hub", endpoint="https://hub.example"),
+        ),
+        ("team/plan@v1?store=http://h:1/", NamedRef("team/plan", "v1", store="hub", endpoint="http://h:1")),
+        ("a/b:int8?store=s3://plans/x", NamedRef("a/b", member="int8", store="url", endpoint="s3://plans/x")),
+        ("a/b/c.yaml?store=https://h", HubFileRef("a/b", "c.yaml", endpoint="https://h")),
     ],
 )
 def test_forms_of_stores(text: str, ref: object) -> None:
     assert parse_ref(text) == ref
     if isinstance(ref, NamedRef):
         assert parse_ref(str(ref)) == replace(ref, digest=None)
+        pinned = replace(ref, digest=f"sha256:{DIGEST}")
+        assert parse_ref(with_digest(pinned)) == pinned
 
 
 @pytest.mark.parametrize(
@@ -80,3 +90,16 @@ def test_forms_of_stores(text: str, ref: object) -> None:
 def test_what_could_leave_a_repository_is_refused(text: str) -> None:
     with pytest.raises(InvalidRefError):
         parse_ref(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "team/plan?store=", "team/plan?store=local", "team/plan?store=https://ann:secret@hub.example",
+        "./plan?store=https://hub.example", "hf://team/plan?store=s3://bucket", "int8?store=https://hub.example",
+    ],
+)  # fmt: skip
+def test_a_store_is_an_address_without_credentials(text: str) -> None:
+    with pytest.raises(InvalidRefError, match="is not a plan reference") as caught:
+        parse_ref(text)
+    assert "secret" not in f"{caught.value} {caught.value.hint} {caught.value.context}"
