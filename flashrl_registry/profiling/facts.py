@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flashrl_registry.documents import LinearFacts
 from flashrl_registry.profiling import layout
-from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask
+from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask, Weight
 from flashrl_registry.profiling.linear import (
     FP8_MAX,
     INT8_RANGE,
@@ -90,7 +90,7 @@ def linear_facts(
 
 
 def _looked_at(  # noqa: PLR0917 - one thing in six parts
-    pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, chunks: Iterator[tuple[int, F32, Bytes]],
+    pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, chunks: Iterator[tuple[int, Weight, Bytes]],
     used: NDArray[np.uint8] | None,
 ) -> LinearFacts | None:  # fmt: skip
     """Facts of a linear whose rows come in chunks: first row, weights, codes."""
@@ -109,7 +109,7 @@ def _looked_at(  # noqa: PLR0917 - one thing in six parts
 
 
 def _compare(  # noqa: PLR0917 - the compiled loop takes them all
-    loops: Any, linear: Linear, columns: Columns, rows: tuple[F32, NDArray[np.uint8]], start: int, factor: F32, out: F64
+    loops: Any, linear: Linear, columns: Columns, rows: tuple[Weight, Bytes], start: int, factor: F32, out: F64
 ) -> None:
     weight, codes = rows
     part_rows = columns.part_rows(linear)

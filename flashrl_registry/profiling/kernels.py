@@ -1,49 +1,59 @@
 """The inner loops, compiled: every byte of a checkpoint pair that is looked at goes through one of these.
 
-They take float32 weights and the checkpoint's codes, a few rows at a time, and release the GIL. Sums are kept in
-lanes, one per position of a segment, and joined by a tree in a fixed order: the compiler turns lanes into vector
-instructions without being allowed to reorder anything, so a result depends neither on the machine's vector width
-nor on how rows were divided among chunks and threads.
+Written as C would be, on pointers, because what numba makes of that can be kept as object code and loaded without
+numba; see ``object_code.py``. ``compiled.py`` calls them with arrays. Nothing else imports this module, and importing
+it takes numba half a second.
+
+A weight is bfloat16 (its bits) or float32; codes are bytes. The float sums are kept in lanes, one per position of a
+segment of columns, and joined by a tree in a fixed order: the compiler turns lanes into vector instructions without
+being allowed to reorder anything, so a result depends neither on the machine's vector width nor on how rows were
+divided among chunks and threads. Counts and maxima are integers, where no order shows.
 
 The factors are applied in the order of :func:`flashrl_registry.ops.smooth.smoothed`: ``w * rows * inv_columns``, then
 ``/ scale``; a test holds the two equal.
 
-Two rules keep the loops in vector instructions (measured, 3x): no index arithmetic inside a subscript, since numba
-would check its sign, and few arrays in one loop, since LLVM gives up on proving that many do not overlap.
+What a loop works on between its input and its output is one block of memory, ``work``, divided into segments: where
+arrays many times apart share a loop, LLVM gives up on proving that they do not overlap, and the loop stays scalar.
 
-Shape legend: R rows, I input columns, P blocks of rows, J blocks of columns, E parts (experts of a fused weight), S
-positions of a segment, F facts.
+Shape legend: R rows, I input columns, P blocks of rows, J blocks of columns, E parts (experts of a fused weight).
 """
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit, types
 
-from flashrl_registry.profiling.layout import LARGEST, NUM_FACTS
+from flashrl_registry.profiling.layout import NUM_FACTS, SEGMENT
 
-SEGMENT = 256
-"""Columns that are worked on at a time; a power of two."""
+_SIGNAL, _NOISE, _RESIDUAL, _AWAY, _SCALE, _ZERO_POINT, _X, _U, _Q = (SEGMENT * number for number in range(9))
+"""Where in ``work`` what is kept, in floats; the first three are sums."""
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _FP8_MAX, _FP8_NORMAL, _FP8_SUBNORMALS = np.float32(448), np.float32(2.0**-6), np.float32(512)
 _FP8_CLIP = np.float32(464)  # half a step above the largest number still rounds to it
 _EIGHTH = np.float32(0.125)
-_SIGN, _MAGNITUDE, _EXPONENT = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+_SIGN, _MAGNITUDE, _INFINITY = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _HALF_NORMAL, _HALF_STEPS = np.float32(2.0**-14), np.float32(2.0**24)
 
 
-@njit(nogil=True, cache=True)
-def widen(bfloat16, bits):
-    """bfloat16 to the bits of float32."""
-    for i in range(bfloat16.size):
-        bits[i] = np.uint32(bfloat16[i]) << np.uint32(16)
+@njit(inline="always")
+def _widen(half):
+    """bfloat16 bits to float32."""
+    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
 
 
-@njit(nogil=True, cache=True)
-def mark_used(codes_RI, used_I):
-    """Or the bits of every code of a column into ``used``; codes and result are uint8."""
-    for row in range(codes_RI.shape[0]):
-        codes_I = codes_RI[row]
-        for j in range(codes_I.size):
-            used_I[j] |= codes_I[j]
+@njit(inline="always")
+def _magnitude(x):
+    """Bits of the absolute value: in the order of the numbers, what is not finite above all of them."""
+    return np.uint32(np.float32(x).view(np.uint32) & _MAGNITUDE)
+
+
+@njit(inline="always")
+def _number(bits):
+    return np.uint32(bits).view(np.float32)
+
+
+@njit(inline="always")
+def _between(x, smallest, largest):
+    x = x if x > smallest else smallest
+    return x if x < largest else largest
 
 
 @njit(inline="always")
@@ -82,259 +92,272 @@ def _fp8_order(value):
 @njit(inline="always")
 def _fp8_step(value):
     """Distance of neighbouring e4m3fn numbers where a value lies."""
-    power = np.uint32(np.uint32(np.float32(value).view(np.uint32) & _EXPONENT)).view(np.float32)
+    power = np.uint32(np.uint32(np.float32(value).view(np.uint32) & _INFINITY)).view(np.float32)
     return max(power, _FP8_NORMAL) * _EIGHTH
 
 
 @njit(inline="always")
-def _total(lanes_S):
-    """Join lanes, and clear them."""
+def _join(work):
+    """Join the lanes of the three sums: the first of each is the result."""
     width = SEGMENT // 2
     while width:
         for j in range(width):
-            lanes_S[j] += lanes_S[j + width]
+            work[_SIGNAL + j] += work[_SIGNAL + j + width]
+            work[_NOISE + j] += work[_NOISE + j + width]
+            work[_RESIDUAL + j] += work[_RESIDUAL + j + width]
         width //= 2
-    result = lanes_S[0]
-    lanes_S[:] = _ZERO
-    return result
 
 
 @njit(inline="always")
-def _maximum(lanes_S):
-    """Join lanes by their maximum, and clear them."""
+def _join_doubles(lanes):
     width = SEGMENT // 2
     while width:
         for j in range(width):
-            lanes_S[j] = max(lanes_S[j], lanes_S[j + width])
+            lanes[j] += lanes[j + width]
+            lanes[SEGMENT + j] += lanes[SEGMENT + j + width]
         width //= 2
-    result = lanes_S[0]
-    lanes_S[:] = _ZERO
-    return result
 
 
 @njit(inline="always")
-def _fill(segment_S, grid_J, start, count, column_block):
-    """One row's scales for a segment of columns."""
-    if grid_J.size == 1:
-        value = grid_J[0]
+def _fill(work, place, grid, first, blocks, column_block, start, count):
+    """One row's scales, or zero points, for a segment of columns."""
+    if blocks == 1:
+        value = grid[first]
         for j in range(count):
-            segment_S[j] = value
+            work[place + j] = value
     else:
         for j in range(count):
-            segment_S[j] = grid_J[(start + j) // column_block]
+            work[place + j] = grid[first + (start + j) // column_block]
 
 
 @njit(inline="always")
-def _smooth(x_S, weight_S, inv_columns_S, factor, count):
-    for j in range(count):
-        x_S[j] = weight_S[j] * factor * inv_columns_S[j]
-
-
-@njit(inline="always")
-def _tally(x_S, u_S, q_S, scale_S, count, sums):
-    """What does not depend on the kind of code; ``u`` has no zero point."""
-    signal, noise, infinite, peak = sums
-    for j in range(count):
-        signal[j] += x_S[j] * x_S[j]
-    for j in range(count):
-        error = (u_S[j] - q_S[j]) * scale_S[j]
-        noise[j] += error * error
-    for j in range(count):
-        # Only what is not finite differs from itself here.
-        infinite[j] += _ZERO if u_S[j] - u_S[j] == _ZERO else _ONE
-    for j in range(count):
-        peak[j] = max(peak[j], abs(u_S[j]))
-
-
-@njit(inline="always")
-def _lower(x_S, scale_S, zero_S, out_S, low, count):
-    """The unrounded code in the checkpoint's own arithmetic: every step is rounded to its dtype."""
-    if low == 1:
+def _smooth(work, half, wide, is_half, at, factor, inverse, inverse_at, count):
+    """``x`` of a segment: the weight, whichever it is, times its factors."""
+    if is_half:
         for j in range(count):
-            out_S[j] = _keep_bits(_keep_bits(x_S[j], 16) / scale_S[j], 16)
-        for j in range(count):
-            out_S[j] = _keep_bits(out_S[j] + zero_S[j], 16)
+            work[_X + j] = _widen(half[at + j]) * factor * inverse[inverse_at + j]
     else:
         for j in range(count):
-            out_S[j] = _half(_half(_half(x_S[j]) / scale_S[j]) + zero_S[j])
+            work[_X + j] = wide[at + j] * factor * inverse[inverse_at + j]
 
 
 @njit(inline="always")
-def _count_equal(left_S, right_S, equal_S, count):
+def _write(out, at, work, equal, clipped, equal_low, away, peak):
+    """A row's facts, in the order of ``layout.py``."""
+    out[at] = equal
+    out[at + 1] = clipped
+    out[at + 2] = work[_RESIDUAL]
+    out[at + 3] = work[_SIGNAL]
+    out[at + 4] = work[_NOISE]
+    out[at + 5] = equal_low
+    out[at + 6] = np.float64(1) if peak >= _INFINITY else np.float64(0)
+    out[at + 7] = away
+    out[at + 8] = _number(peak)
+
+
+@njit(inline="always")
+def _compare_segment(work, codes, at, count, smallest, largest, has_zero, low):
+    """Compare one segment; sums go to ``work``.
+
+    Returns:
+        Equal codes, clipped ones, equal ones in lower arithmetic; and the bits of the largest distance and of the
+        largest unrounded code, without its zero point.
+    """
+    equal, clipped, equal_low = np.int32(0), np.int32(0), np.int32(0)
+    away, peak = np.uint32(0), np.uint32(0)
     for j in range(count):
-        equal_S[j] += _ONE if left_S[j] == right_S[j] else _ZERO
+        x, scale = work[_X + j], work[_SCALE + j]
+        zero = work[_ZERO_POINT + j] if has_zero else _ZERO
+        code = np.float32(np.int8(codes[at + j]))
+        u = x / scale
+        work[_SIGNAL + j] += x * x
+        error = (u - (code - zero if has_zero else code)) * scale
+        work[_NOISE + j] += error * error
+        peak = max(peak, _magnitude(u))
+        if has_zero:
+            u += zero
+        inside = _between(u, smallest, largest)
+        residual = inside - code
+        work[_RESIDUAL + j] += residual * residual
+        rounded = np.rint(inside)
+        clipped += np.int32(rounded != np.rint(u))
+        equal += np.int32(rounded == code)
+        away = max(away, _magnitude(rounded - code))
+        if low == 1:
+            x = _keep_bits(_keep_bits(x, 16) / scale, 16)
+            x = _keep_bits(x + zero, 16) if has_zero else x
+            equal_low += np.int32(np.rint(_between(x, smallest, largest)) == code)
+        elif low == 2:
+            x = _half(_half(x) / scale)
+            x = _half(x + zero) if has_zero else x
+            equal_low += np.int32(np.rint(_between(x, smallest, largest)) == code)
+    return equal, clipped, equal_low, away, peak
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
 def compare_int8(
-    weight_RI, codes_RI, first_row, scale_PJ, zero_PJ, row_block, column_block, rows_R, inv_columns_EI, part_rows,
-    smallest, largest, low, out_RF,
+    half, wide, is_half, codes, num_rows, num_columns, first_row, scale, zero, has_zero, num_blocks, row_block,
+    column_block, rows, inverse, part_rows, smallest, largest, low, work, out,
 ):  # fmt: skip
     """Requantize rows to int8 and compare with the checkpoint's codes.
 
-    ``low`` is the arithmetic that is tried beside float32: 1 bfloat16, 2 float16, 0 none. ``codes`` are uint8 bytes.
+    ``low`` is the arithmetic that is tried beside float32: 1 bfloat16, 2 float16, 0 none.
     """
-    lanes = np.zeros((NUM_FACTS, SEGMENT), np.float32)
-    equal, clipped, residuals, signal, noise = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
-    equal_low, infinite, away, peak = lanes[5], lanes[6], lanes[7], lanes[8]
-    work = np.zeros((6, SEGMENT), np.float32)
-    x, u, q, scale, zero, code = work[0], work[1], work[2], work[3], work[4], work[5]
-    for row in range(weight_RI.shape[0]):
-        block, part = (first_row + row) // row_block, (first_row + row) // part_rows
-        for start in range(0, weight_RI.shape[1], SEGMENT):
-            stop = min(start + SEGMENT, weight_RI.shape[1])
-            count = stop - start
-            _fill(scale, scale_PJ[block], start, count, column_block)
-            if zero_PJ.size:
-                _fill(zero, zero_PJ[block], start, count, column_block)
-            _smooth(x, weight_RI[row, start:stop], inv_columns_EI[part, start:stop], rows_R[row], count)
-            for j in range(count):
-                u[j] = x[j] / scale[j]
-            codes = codes_RI[row, start:stop]
-            for j in range(count):
-                q[j] = np.float32(np.int8(codes[j])) - zero[j]
-            _tally(x, u, q, scale, count, (signal, noise, infinite, peak))
-            for j in range(count):
-                u[j] = u[j] + zero[j]
-            for j in range(count):
-                q[j] = np.float32(np.int8(codes[j]))
-            for j in range(count):
-                residual = min(max(u[j], smallest), largest) - q[j]
-                residuals[j] += residual * residual
-            for j in range(count):
-                code[j] = np.rint(u[j])
-            for j in range(count):
-                clipped[j] += _ONE if code[j] < smallest or code[j] > largest else _ZERO
-            for j in range(count):
-                code[j] = min(max(code[j], smallest), largest)
-            _count_equal(code, q, equal, count)
-            for j in range(count):
-                away[j] = max(away[j], abs(code[j] - q[j]))
-            if low:
-                _lower(x, scale, zero, code, low, count)
-                for j in range(count):
-                    code[j] = min(max(np.rint(code[j]), smallest), largest)
-                _count_equal(code, q, equal_low, count)
-        for fact in range(LARGEST):
-            out_RF[row, fact] = _total(lanes[fact])
-        for fact in range(LARGEST, NUM_FACTS):
-            out_RF[row, fact] = _maximum(lanes[fact])
+    for row in range(num_rows):
+        first, part = (first_row + row) // row_block * num_blocks, (first_row + row) // part_rows * num_columns
+        for j in range(3 * SEGMENT):
+            work[j] = _ZERO
+        equal, clipped, equal_low, away, peak = 0, 0, 0, np.uint32(0), np.uint32(0)
+        for start in range(0, num_columns, SEGMENT):
+            count, at = min(SEGMENT, num_columns - start), row * num_columns + start
+            if start == 0 or num_blocks > 1:
+                filled = SEGMENT if num_blocks == 1 else count
+                _fill(work, _SCALE, scale, first, num_blocks, column_block, start, filled)
+                if has_zero:
+                    _fill(work, _ZERO_POINT, zero, first, num_blocks, column_block, start, filled)
+            _smooth(work, half, wide, is_half, at, rows[row], inverse, part + start, count)
+            if low == 1 and not has_zero:
+                found = _compare_segment(work, codes, at, count, smallest, largest, False, 1)
+            else:
+                found = _compare_segment(work, codes, at, count, smallest, largest, has_zero, low)
+            equal, clipped, equal_low = equal + found[0], clipped + found[1], equal_low + found[2]
+            away, peak = max(away, found[3]), max(peak, found[4])
+        _join(work)
+        _write(out, row * NUM_FACTS, work, equal, clipped, equal_low, _number(away), peak)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
 def compare_fp8(
-    weight_RI, codes_RI, first_row, scale_PJ, row_block, column_block, rows_R, inv_columns_EI, part_rows, values,
-    low, out_RF,
+    half, wide, is_half, codes, num_rows, num_columns, first_row, scale, num_blocks, row_block, column_block, rows,
+    inverse, part_rows, values, low, work, out,
 ):  # fmt: skip
     """Requantize rows to float8_e4m3fn and compare; distances are counted in neighbouring numbers.
 
     ``values`` is the number of each byte.
     """
-    lanes = np.zeros((NUM_FACTS, SEGMENT), np.float32)
-    equal, clipped, residuals, signal, noise = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
-    equal_low, infinite, away, peak = lanes[5], lanes[6], lanes[7], lanes[8]
-    work = np.zeros((6, SEGMENT), np.float32)
-    x, u, q, scale, zero, code = work[0], work[1], work[2], work[3], work[4], work[5]
-    for row in range(weight_RI.shape[0]):
-        block, part = (first_row + row) // row_block, (first_row + row) // part_rows
-        for start in range(0, weight_RI.shape[1], SEGMENT):
-            stop = min(start + SEGMENT, weight_RI.shape[1])
-            count = stop - start
-            _fill(scale, scale_PJ[block], start, count, column_block)
-            _smooth(x, weight_RI[row, start:stop], inv_columns_EI[part, start:stop], rows_R[row], count)
+    for row in range(num_rows):
+        first, part = (first_row + row) // row_block * num_blocks, (first_row + row) // part_rows * num_columns
+        for j in range(4 * SEGMENT):
+            work[j] = _ZERO
+        equal, clipped, equal_low, peak = 0, 0, 0, np.uint32(0)
+        for start in range(0, num_columns, SEGMENT):
+            count, at = min(SEGMENT, num_columns - start), row * num_columns + start
+            _fill(work, _SCALE, scale, first, num_blocks, column_block, start, count)
+            _smooth(work, half, wide, is_half, at, rows[row], inverse, part + start, count)
             for j in range(count):
-                u[j] = x[j] / scale[j]
-            codes = codes_RI[row, start:stop]
+                work[_Q + j] = values[codes[at + j]]
             for j in range(count):
-                q[j] = values[codes[j]]
-            _tally(x, u, q, scale, count, (signal, noise, infinite, peak))
+                x, scale_, q = work[_X + j], work[_SCALE + j], work[_Q + j]
+                u = x / scale_
+                work[_U + j] = u
+                work[_SIGNAL + j] += x * x
+                error = (u - q) * scale_
+                work[_NOISE + j] += error * error
+                peak = max(peak, _magnitude(u))
+                clipped += np.int64(abs(u) > _FP8_CLIP)
             for j in range(count):
-                clipped[j] += _ONE if abs(u[j]) > _FP8_CLIP else _ZERO
+                u, q = _between(work[_U + j], -_FP8_MAX, _FP8_MAX), work[_Q + j]
+                residual = (u - q) / _fp8_step(u)
+                work[_RESIDUAL + j] += residual * residual
+                work[_U + j] = _fp8(u)
             for j in range(count):
-                u[j] = min(max(u[j], -_FP8_MAX), _FP8_MAX)
-            for j in range(count):
-                residual = (u[j] - q[j]) / _fp8_step(u[j])
-                residuals[j] += residual * residual
-            for j in range(count):
-                code[j] = _fp8(u[j])
-            _count_equal(code, q, equal, count)
-            for j in range(count):
-                away[j] = max(away[j], abs(_fp8_order(code[j]) - _fp8_order(q[j])))
+                code, q = work[_U + j], work[_Q + j]
+                equal += np.int64(code == q)
+                work[_AWAY + j] = max(work[_AWAY + j], abs(_fp8_order(code) - _fp8_order(q)))
             if low:
-                _lower(x, scale, zero, code, low, count)
                 for j in range(count):
-                    code[j] = _fp8(min(max(code[j], -_FP8_MAX), _FP8_MAX))
-                _count_equal(code, q, equal_low, count)
-        for fact in range(LARGEST):
-            out_RF[row, fact] = _total(lanes[fact])
-        for fact in range(LARGEST, NUM_FACTS):
-            out_RF[row, fact] = _maximum(lanes[fact])
+                    x, scale_ = work[_X + j], work[_SCALE + j]
+                    u = _keep_bits(_keep_bits(x, 16) / scale_, 16) if low == 1 else _half(_half(x) / scale_)
+                    equal_low += np.int64(_fp8(_between(u, -_FP8_MAX, _FP8_MAX)) == work[_Q + j])
+        _join(work)
+        away = _ZERO
+        for j in range(SEGMENT):
+            away = max(away, work[_AWAY + j])
+        _write(out, row * NUM_FACTS, work, equal, clipped, equal_low, away, peak)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
 def fit_rows(
-    weight_RI, codes_RI, first_row, scale_PJ, zero_PJ, row_block, column_block, inv_columns_EI, part_rows, values,
-    above_R, below_R,
+    half, wide, is_half, codes, num_rows, num_columns, first_row, scale, zero, has_zero, num_blocks, row_block,
+    column_block, inverse, part_rows, values, is_fp8, work, lanes, above, below,
 ):  # fmt: skip
     """``sum(q * x)`` and ``sum(x * x)`` of each row for ``x = w * inv_columns / scale``, in float64.
 
-    ``values`` is the number of each byte, or empty for int8; what the zero point adds is taken off.
+    ``values`` is the number of each byte of fp8; what the zero point adds is taken off.
     """
-    upper, lower = np.zeros(SEGMENT), np.zeros(SEGMENT)
-    work = np.zeros((4, SEGMENT), np.float32)
-    x, q, scale, zero = work[0], work[1], work[2], work[3]
-    for row in range(weight_RI.shape[0]):
-        block, part = (first_row + row) // row_block, (first_row + row) // part_rows
-        upper[:] = 0.0
-        lower[:] = 0.0
-        for start in range(0, weight_RI.shape[1], SEGMENT):
-            stop = min(start + SEGMENT, weight_RI.shape[1])
-            count = stop - start
-            _fill(scale, scale_PJ[block], start, count, column_block)
-            if zero_PJ.size:
-                _fill(zero, zero_PJ[block], start, count, column_block)
-            _smooth(x, weight_RI[row, start:stop], inv_columns_EI[part, start:stop], _ONE, count)
-            for j in range(count):
-                x[j] = x[j] / scale[j]
-            codes = codes_RI[row, start:stop]
-            if values.size:
+    for row in range(num_rows):
+        first, part = (first_row + row) // row_block * num_blocks, (first_row + row) // part_rows * num_columns
+        for j in range(2 * SEGMENT):
+            lanes[j] = 0.0
+        for start in range(0, num_columns, SEGMENT):
+            count, at = min(SEGMENT, num_columns - start), row * num_columns + start
+            if start == 0 or num_blocks > 1:
+                filled = SEGMENT if num_blocks == 1 else count
+                _fill(work, _SCALE, scale, first, num_blocks, column_block, start, filled)
+                if has_zero:
+                    _fill(work, _ZERO_POINT, zero, first, num_blocks, column_block, start, filled)
+            _smooth(work, half, wide, is_half, at, _ONE, inverse, part + start, count)
+            if is_fp8:
                 for j in range(count):
-                    q[j] = values[codes[j]]
+                    work[_Q + j] = values[codes[at + j]]
+            elif has_zero:
+                for j in range(count):
+                    work[_Q + j] = np.float32(np.int8(codes[at + j])) - work[_ZERO_POINT + j]
             else:
                 for j in range(count):
-                    q[j] = np.float32(np.int8(codes[j])) - zero[j]
+                    work[_Q + j] = np.float32(np.int8(codes[at + j]))
             for j in range(count):
-                upper[j] += np.float64(q[j]) * np.float64(x[j])
-            for j in range(count):
-                lower[j] += np.float64(x[j]) * np.float64(x[j])
-        width = SEGMENT // 2
-        while width:
-            for j in range(width):
-                upper[j] += upper[j + width]
-                lower[j] += lower[j + width]
-            width //= 2
-        above_R[row], below_R[row] = upper[0], lower[0]
+                x, q = np.float64(work[_X + j] / work[_SCALE + j]), np.float64(work[_Q + j])
+                lanes[j] += q * x
+                lanes[SEGMENT + j] += x * x
+        _join_doubles(lanes)
+        above[row], below[row] = lanes[0], lanes[SEGMENT]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def moments(x_RI, y_RI, inv_columns_RI, above_R, below_R):
+def moments(x, y, inverse, inverse_step, num_rows, num_columns, lanes, above, below):
     """``sum(y * x')`` and ``sum(x' * x')`` of each sampled row for ``x' = x * inv_columns``, in float64.
 
-    ``inv_columns`` has one row for all, or one for each.
+    ``inverse_step`` is 0 where all rows have one factor.
     """
-    upper, lower = np.zeros(SEGMENT), np.zeros(SEGMENT)
-    scaled = np.zeros(SEGMENT, np.float32)
-    for row in range(x_RI.shape[0]):
-        source = row if inv_columns_RI.shape[0] > 1 else 0
-        upper[:] = 0.0
-        lower[:] = 0.0
-        for start in range(0, x_RI.shape[1], SEGMENT):
-            stop = min(start + SEGMENT, x_RI.shape[1])
-            count = stop - start
-            _smooth(scaled, x_RI[row, start:stop], inv_columns_RI[source, start:stop], _ONE, count)
-            y = y_RI[row, start:stop]
-            for j in range(count):
-                upper[j] += np.float64(scaled[j]) * np.float64(y[j])
-            for j in range(count):
-                lower[j] += np.float64(scaled[j]) * np.float64(scaled[j])
-        above_R[row], below_R[row] = upper.sum(), lower.sum()
+    for row in range(num_rows):
+        for j in range(2 * SEGMENT):
+            lanes[j] = 0.0
+        for start in range(0, num_columns, SEGMENT):
+            at, inverse_at = row * num_columns + start, row * inverse_step + start
+            for j in range(min(SEGMENT, num_columns - start)):
+                scaled = np.float64(x[at + j] * inverse[inverse_at + j])
+                lanes[j] += scaled * np.float64(y[at + j])
+                lanes[SEGMENT + j] += scaled * scaled
+        _join_doubles(lanes)
+        above[row], below[row] = lanes[0], lanes[SEGMENT]
+
+
+def widen(half, wide, count):
+    """bfloat16 to float32."""
+    for i in range(count):
+        wide[i] = _widen(half[i])
+
+
+def mark_used(codes, num_rows, num_columns, used):
+    """Or the bits of every code of a column into ``used``."""
+    for row in range(num_rows):
+        at = row * num_columns
+        for j in range(num_columns):
+            used[j] |= codes[at + j]
+
+
+_H, _F, _D, _B = (types.CPointer(kind) for kind in (types.uint16, types.float32, types.float64, types.uint8))
+_I, _N = types.int64, types.float32
+_SIGNATURES = {
+    compare_int8: (_H, _F, _I, _B, _I, _I, _I, _F, _F, _I, _I, _I, _I, _F, _F, _I, _N, _N, _I, _F, _D),
+    compare_fp8: (_H, _F, _I, _B, _I, _I, _I, _F, _I, _I, _I, _F, _F, _I, _F, _I, _F, _D),
+    fit_rows: (_H, _F, _I, _B, _I, _I, _I, _F, _F, _I, _I, _I, _I, _F, _I, _F, _I, _F, _D, _D, _D),
+    moments: (_F, _F, _F, _I, _I, _I, _D, _D, _D),
+    widen: (_H, _F, _I),
+    mark_used: (_B, _I, _I, _B),
+}
+
+
+def compile_loops():
+    """Compile all of them: by name, numba's C functions."""
+    return {
+        loop.__name__: cfunc(types.void(*arguments), error_model="numpy", nogil=True)(loop)
+        for loop, arguments in _SIGNATURES.items()
+    }

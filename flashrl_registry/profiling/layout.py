@@ -1,4 +1,4 @@
-"""What the inner loops of ``plain.py`` and ``kernels.py`` share, and which of them a pair is worked on with."""
+"""What the inner loops of ``plain.py`` and ``compiled.py`` share, and which of them a pair is worked on with."""
 
 from typing import Any, TypeAlias
 
@@ -8,22 +8,26 @@ from numpy.typing import NDArray
 F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
 Bytes: TypeAlias = NDArray[np.uint8]
+Weight: TypeAlias = NDArray[np.uint16] | NDArray[np.float32]
+"""Rows of a weight: the bits of bfloat16, or float32."""
 Mask: TypeAlias = NDArray[np.bool_]
 
 EQUAL, CLIPPED, RESIDUAL, SIGNAL, NOISE, EQUAL_LOW, NOT_FINITE, LARGEST, PEAK = range(9)
 """Columns of what ``compare_int8`` and ``compare_fp8`` write for each row; the last two are maxima."""
 NUM_FACTS = 9
+SEGMENT = 256
+"""Columns that the compiled loops work on at a time; a power of two."""
 
-COMPILED_FROM = 1 << 29
-"""Codes of a checkpoint from which on compiled loops save more time than they take to load."""
+COMPILED_FROM = 1 << 27
+"""Codes of a checkpoint from which on compiled loops are worth the memory that they take."""
 
 
 def loops(*, compiled: bool) -> Any:
     """The module with the inner loops."""
     if compiled:
-        from flashrl_registry.profiling import kernels
+        from flashrl_registry.profiling import compiled as module
 
-        return kernels
+        return module
     from flashrl_registry.profiling import plain
 
     return plain

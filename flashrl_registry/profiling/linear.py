@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flashrl_registry.profiling.correspondence import block_size, scale_name, zero_point_name
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.formats import Format
-from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask
+from flashrl_registry.profiling.layout import F32, F64, Bytes, Mask, Weight
 from flashrl_registry.profiling.reader import TensorReader, chunks, num_rows
 
 INT8_RANGE = (np.float32(-128), np.float32(127))
@@ -175,9 +175,9 @@ class Pair:
     form: Format
     loops: Any
 
-    def rows(self, linear: Linear, start: int, stop: int) -> tuple[F32, Bytes]:
-        """Weights in float32 and codes of some rows; valid until the next call of the same thread."""
-        return self.reference.floats(linear.name, start, stop), self.quantized.codes(linear.name, start, stop)
+    def rows(self, linear: Linear, start: int, stop: int) -> tuple[Weight, Bytes]:
+        """Weights and codes of some rows; valid until the next call of the same thread."""
+        return self.reference.weights(linear.name, start, stop), self.quantized.codes(linear.name, start, stop)
 
 
 def read_sample(pair: Pair, linear: Linear) -> tuple[NDArray[np.intp], Linear, F32, Bytes]:
@@ -194,7 +194,8 @@ def read_sample(pair: Pair, linear: Linear) -> tuple[NDArray[np.intp], Linear, F
     done = 0
     for start, stop in blocks:
         part = slice(done, done + stop - start)
-        weight_RI[part], codes_RI[part] = pair.rows(linear, start, stop)
+        weight_RI[part] = pair.reference.floats(linear.name, start, stop)
+        codes_RI[part] = pair.quantized.codes(linear.name, start, stop)
         done += stop - start
     blocks_R = rows // linear.row_block
     sample = replace(
@@ -320,7 +321,7 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
     return factor, dead
 
 
-def blank_dead(linear: Linear, columns: Columns, weight_RI: F32, codes_RI: Bytes, first: int) -> int:
+def blank_dead(linear: Linear, columns: Columns, weight_RI: Weight, codes_RI: Bytes, first: int) -> int:
     """Set dead columns to zero in both, in place; returns how many elements that were."""
     if columns.dead_EI is None:
         return 0

@@ -1,10 +1,10 @@
-"""The inner loops for small models, in numpy: slower than ``kernels.py``, and free of what a compiler costs to load.
+"""The inner loops for small models, in numpy: slower than ``compiled.py``, and free of what a compiler costs to load.
 
 Loading numba takes 0.5 s and 100 MiB (measured), more than all arithmetic on a model of half a billion weights. The
-functions have the signatures and the results of ``kernels.py``; tests hold the two equal, apart from the last bits of
+functions have the signatures and the results of ``compiled.py``; tests hold the two equal, apart from the last bits of
 sums. Which of them a profile is made with depends on the pair alone, so a pair has one profile.
 
-Shape legend: as in ``kernels.py``.
+Shape legend: as in ``compiled.py``.
 """
 
 import math
@@ -27,6 +27,7 @@ from flashrl_registry.profiling.layout import (
     RESIDUAL,
     SIGNAL,
     Bytes,
+    Weight,
 )
 
 _SEGMENT = 128
@@ -49,6 +50,15 @@ def widen(bfloat16_: NDArray[np.uint16], bits: NDArray[np.uint32]) -> None:
     np.left_shift(bits, 16, out=bits)
 
 
+def _float32(weight_RI: Weight) -> F32:
+    """A weight's numbers, valid until the same thread's next call."""
+    if weight_RI.dtype != np.uint16:
+        return weight_RI.astype(np.float32, copy=False)
+    wide: F32 = _scratch("weight", weight_RI.shape, np.float32)
+    widen(weight_RI.view(np.uint16), wide.view(np.uint32))
+    return wide
+
+
 def mark_used(codes_RI: Bytes, used_I: Bytes) -> None:
     """Or the bits of every code of a column into ``used``."""
     used_I |= np.bitwise_or.reduce(codes_RI, axis=0)
@@ -62,7 +72,7 @@ def moments(x_RI: F32, y_RI: F32, inv_columns_RI: F32, above_R: F64, below_R: F6
 
 
 def fit_rows(  # noqa: PLR0917 - as the compiled loop
-    weight_RI: F32, codes_RI: Bytes, first_row: int, scale_PJ: F32, zero_PJ: F32, row_block: int, column_block: int,
+    weight_RI: Weight, codes_RI: Bytes, first_row: int, scale_PJ: F32, zero_PJ: F32, row_block: int, column_block: int,
     inv_columns_EI: F32, part_rows: int, values: F32, above_R: F64, below_R: F64,
 ) -> None:  # fmt: skip
     """``sum(q * x)`` and ``sum(x * x)`` of each row for ``x = w * inv_columns / scale``.
@@ -72,7 +82,7 @@ def fit_rows(  # noqa: PLR0917 - as the compiled loop
     """
     rows = np.arange(first_row, first_row + len(weight_RI))
     inverse = inv_columns_EI if len(inv_columns_EI) == 1 else inv_columns_EI[rows // part_rows]
-    x = np.multiply(weight_RI, inverse, out=_scratch("x", weight_RI.shape, np.float32))
+    x = np.multiply(_float32(weight_RI), inverse, out=_scratch("x", weight_RI.shape, np.float32))
     np.divide(x, _grid(scale_PJ, rows // row_block, column_block, x.shape[1]), out=x)
     q, wide = _scratch("q", x.shape, np.float64), _scratch("wide", x.shape, np.float64)
     np.copyto(q, codes_RI.view(np.int8) if not values.size else values[codes_RI])
@@ -84,19 +94,19 @@ def fit_rows(  # noqa: PLR0917 - as the compiled loop
 
 
 def compare_int8(  # noqa: PLR0917 - as the compiled loop
-    weight_RI: F32, codes_RI: Bytes, first_row: int, scale_PJ: F32, zero_PJ: F32, row_block: int, column_block: int,
+    weight_RI: Weight, codes_RI: Bytes, first_row: int, scale_PJ: F32, zero_PJ: F32, row_block: int, column_block: int,
     rows_R: F32, inv_columns_EI: F32, part_rows: int, smallest: np.float32, largest: np.float32, low: int, out_RF: F64,
 ) -> None:  # fmt: skip
     """Requantize rows to int8 and compare with the checkpoint's codes."""
     rows = np.arange(first_row, first_row + len(weight_RI))
-    x = _smoothed(weight_RI, inv_columns_EI, rows // part_rows, rows_R)
+    x = _smoothed(_float32(weight_RI), inv_columns_EI, rows // part_rows, rows_R)
     scale = _grid(scale_PJ, rows // row_block, column_block, x.shape[1])
     zero = _grid(zero_PJ, rows // row_block, column_block, x.shape[1]) if zero_PJ.size else np.float32(0)
     q = codes_RI.view(np.int8).astype(np.float32)
     with np.errstate(all="ignore"):
         u = x / scale
         out_RF[:, PEAK] = np.maximum(u.max(axis=1), -u.min(axis=1))
-        out_RF[:, NOT_FINITE] = 0 if np.isfinite(u).all() else (~np.isfinite(u)).sum(axis=1)
+        out_RF[:, NOT_FINITE] = ~np.isfinite(u).all(axis=1)
         out_RF[:, SIGNAL] = _dots(x, x)
         noise = (u - (q - zero)) * scale
         out_RF[:, NOISE] = _dots(noise, noise)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from flashrl_registry.checkpoints import CheckpointIndex, HubFiles
 from flashrl_registry.errors import CheckpointError
-from flashrl_registry.profiling.layout import F32, Bytes
+from flashrl_registry.profiling.layout import F32, Bytes, Weight
 
-CHUNK_ELEMENTS = 1 << 16
+CHUNK_ELEMENTS = 1 << 17
 """Elements that are worked on at a time: with their codes and in float32, they fit into a core's cache."""
 
 _DTYPES = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
@@ -145,6 +145,12 @@ class TensorReader:
             None if spec.dtype == "float32" else self._scratch.take(purpose + ".wide", _elements(data, spec.dtype) * 4)
         )
         return _as_float32(data, spec.dtype, wide, self._widen).reshape(stop - start, -1)
+
+    def weights(self, name: str, start: int, stop: int, *, purpose: str = "weight") -> Weight:
+        """Rows of a float tensor as the loops take them: the bits of bfloat16, anything else in float32."""
+        if self.index.specs[name].dtype != "bfloat16":
+            return self.floats(name, start, stop, purpose=purpose)
+        return self.raw(name, start, stop, purpose=purpose).view(np.uint16).reshape(stop - start, -1)
 
     def codes(self, name: str, start: int, stop: int, *, purpose: str = "codes") -> Bytes:
         """Rows of one-byte codes, as :meth:`floats`."""

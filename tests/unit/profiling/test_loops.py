@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flashrl_registry.ops import codes_int8, smoothed
-from flashrl_registry.profiling import kernels, plain
+from flashrl_registry.profiling import compiled, plain
 from flashrl_registry.profiling.facts import INT8_RANGE
 from flashrl_registry.profiling.layout import (
     CLIPPED,
@@ -55,7 +55,7 @@ def compare(loops: Any, made: dict[str, Any], codes: np.ndarray, *, zero: np.nda
     return out
 
 
-@pytest.mark.parametrize("loops", [kernels, plain])
+@pytest.mark.parametrize("loops", [compiled, plain])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_codes_are_those_of_the_reference_maths(loops: Any, grid: str) -> None:
     made = case(grid)
@@ -83,10 +83,10 @@ def test_compiled_and_plain_loops_agree(grid: str, asymmetric: bool, low: int) -
     codes = rng.integers(-128, 128, (ROWS, COLUMNS)).astype(np.int8).view(np.uint8)
     zero = rng.integers(-20, 20, made["scale"].shape).astype(np.float32) if asymmetric else NONE
     np.testing.assert_allclose(
-        compare(kernels, made, codes, zero=zero, low=low), compare(plain, made, codes, zero=zero, low=low), rtol=1e-5
+        compare(compiled, made, codes, zero=zero, low=low), compare(plain, made, codes, zero=zero, low=low), rtol=1e-5
     )
     results, quotients = [], []
-    for loops in (kernels, plain):
+    for loops in (compiled, plain):
         above, below = np.empty(ROWS), np.empty(ROWS)
         loops.fit_rows(
             made["weight"], codes, 0, made["scale"], zero, made["row_block"], made["column_block"], made["inverse"],
@@ -105,7 +105,7 @@ def test_compiled_and_plain_loops_agree(grid: str, asymmetric: bool, low: int) -
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("loops", [kernels, plain])
+@pytest.mark.parametrize("loops", [compiled, plain])
 def test_lower_arithmetic_is_torchs(loops: Any, dtype: torch.dtype) -> None:
     made = case("channel", 3)
     weight = torch.from_numpy(made["weight"] * made["rows"][:, None] * made["inverse"]).to(dtype)
@@ -124,14 +124,14 @@ def test_float8_is_rounded_as_torch_does(grid: str) -> None:
     made["weight"][0] *= 1e-4  # subnormal codes
     codes = (torch.from_numpy(made["weight"]) / expanded(made)).clamp(-448, 448).to(torch.float8_e4m3fn)
     out = np.zeros((ROWS, NUM_FACTS))
-    kernels.compare_fp8(
+    compiled.compare_fp8(
         made["weight"], codes.view(torch.uint8).numpy(), 0, made["scale"], made["row_block"], made["column_block"],
         made["rows"], made["inverse"], ROWS, fp8_values(), 0, out,
     )  # fmt: skip
     assert out[:, EQUAL].sum() == ROWS * COLUMNS
     stored = codes.view(torch.uint8).numpy()
     neighbours = np.where(stored & 0x7F == 0x7E, stored - 1, stored ^ 1).astype(np.uint8)
-    kernels.compare_fp8(
+    compiled.compare_fp8(
         made["weight"], neighbours, 0, made["scale"], made["row_block"], made["column_block"],
         made["rows"], made["inverse"], ROWS, fp8_values(), 0, out,
     )  # fmt: skip
