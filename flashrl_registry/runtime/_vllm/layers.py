@@ -152,9 +152,14 @@ def resident_digests(model: nn.Module) -> dict[str, str]:
 def resident_weight(layer: LinearBase) -> torch.Tensor:
     """The weight or codes that a kernel reads, as a view with output channels first, (O, I)."""
     weight: torch.Tensor = layer.weight.data
-    if weight.shape[0] == layer.input_size_per_partition != weight.shape[1] or not weight.is_contiguous():
+    if weight.shape[0] == _columns(layer) != weight.shape[1] or not weight.is_contiguous():
         return weight.t()  # kernels take (I, O)
     return weight
+
+
+def _columns(layer: LinearBase) -> int:
+    """Input columns of this rank; a replicated linear has all of them."""
+    return int(getattr(layer, "input_size_per_partition", layer.input_size))
 
 
 def read_back(layer: LinearBase) -> torch.Tensor:
@@ -162,7 +167,7 @@ def read_back(layer: LinearBase) -> torch.Tensor:
 
     A one-hot input times a bf16 weight is exact, so this is the weight itself, bit for bit.
     """
-    size_I = int(getattr(layer, "input_size_per_partition", layer.input_size))
+    size_I = _columns(layer)
     device = next((p.device for p in layer.parameters()), torch.device("cpu"))
     dtype = getattr(layer, "params_dtype", torch.bfloat16)
     columns = []

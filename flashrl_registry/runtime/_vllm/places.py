@@ -38,8 +38,8 @@ _OTHER_METHODS = {
     "CompressedTensorsW8A8Fp8MoEMethod",
     "CompressedTensorsKVCacheMethod",
 }
-_PROCESSED = {"Attention"}
-"""Modules with a step after loading that does not depend on weights."""
+_PROCESSED = {"Attention", *_OTHER_METHODS}
+"""Modules with a step after loading that does not depend on weights; some methods are modules, too."""
 _BLOCK = 128
 
 

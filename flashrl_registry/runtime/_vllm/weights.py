@@ -245,7 +245,7 @@ class PlannedWeights:
 
     def _begin(self) -> Update:
         open_now = compat.reload_is_open(self.model)
-        if open_now and (self._staging or self._target is not None or self._places_unknown):
+        if open_now and (self._staging or self._may_be_in_place()):
             compat.abort_reload(self.model)  # vLLM opened it: the tensors that kernels read go back
             open_now = False
         in_place = self.takes_in_place()
@@ -261,6 +261,12 @@ class PlannedWeights:
                 elif not open_now:
                     compat.open_reload(self.model)
         return self.update
+
+    def _may_be_in_place(self) -> bool:
+        """As :meth:`takes_in_place`, before places are looked for, which an open reload hides."""
+        if self.update is not None:
+            return self.update.in_place
+        return self._target is not None or (self._places_unknown and self.state.kind == "serving")
 
     def takes_in_place(self) -> bool:
         """Whether the open update, or the next one, is written to where the engine reads, past vLLM's loaders."""

@@ -21,6 +21,7 @@ from flashrl_registry.runtime import status, updating, verify
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS = [[5, 6, 7], [9, 8], [100, 101, 102, 103], [40, 41], [200, 3, 77]]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Result = dict[str, Any]
 
 
@@ -194,7 +195,7 @@ def go_and_come_back(model: str, updated: str, routes: list[str]) -> Result:
 def every_route(args: Result) -> Result:
     """The same for several pairs, each beside a fresh engine on the second checkpoint."""
     return {
-        name: {**go_and_come_back(model, updated, list(ROUTES)), "fresh": observe(engine(updated))}
+        name: {**go_and_come_back(model, updated, list(args.get("routes", ROUTES))), "fresh": observe(engine(updated))}
         for name, (model, updated) in args["pairs"].items()
     }
 
