@@ -1,6 +1,6 @@
 """Seconds and memory of a weight update from tensors on the GPU, under plans and by vLLM itself, in one process each.
 
-    python bench/gpu/update.py [--shape 7b] [--only int8,bf16] [--streamed] [--json FILE] [--baseline FILE]
+    python bench/gpu/update.py [--shape 7b] [--only int8,bf16] [--jobs 4] [--streamed] [--json FILE] [--baseline FILE]
 
 Engines of a Qwen2 model with random weights are updated by ``reload_weights(weights_iterator=...)`` with the whole
 checkpoint in bfloat16 on the GPU (vLLM's W8A8 with int8 codes and scales), and under plans also by one bare call of
@@ -8,15 +8,19 @@ checkpoint in bfloat16 on the GPU (vLLM's W8A8 with int8 codes and scales), and 
 Printed: medians, the least, the memory beside what was allocated before, both ratios that matter (to vLLM's bf16
 reload and to vLLM's own reload of the same format), and the time that the bytes alone would take. ``--streamed`` makes
 each tensor when it is asked for and drops it afterwards, for models that do not fit beside the engine: memory only,
-of which the largest tensor in bfloat16 is the sender's. Needs vLLM, this project installed, and one GPU.
+of which the largest tensor in bfloat16 is the sender's. ``--jobs`` engines start side by side; one at a time is
+measured. Needs vLLM, this project installed, and one GPU.
 """
 
+import fcntl
 import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +35,25 @@ def main() -> int:
     parser.add_argument("--shape", default="7b", choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds")
     parser.add_argument("--streamed", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1, help="engines that fit on the GPU beside a checkpoint")
     given = parser.parse_args()
     if given.one:
         one_engine(json.loads(given.one))
         return 0
     report = machine()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         model = SHAPES[given.shape].write(Path(folder) / given.shape)
-        for engine in chosen(ENGINES, given.only):
-            asked = {"engine": engine, "shape": given.shape, "model": str(model)}
-            asked |= {"rounds": given.rounds, "streamed": given.streamed}
-            row = in_a_process_of_its_own(__file__, asked, seconds=900, core_inside=True)
-            report["rows"].append(row)
+        common = {"shape": given.shape, "model": str(model), "rounds": given.rounds, "streamed": given.streamed}
+        common["lock"] = str(Path(folder) / "lock")
+
+        def run(engine: str) -> dict[str, Any]:
+            row = in_a_process_of_its_own(__file__, common | {"engine": engine}, seconds=900, core_inside=True)
             print(f"{engine:21} {text_of(row)}", flush=True)
+            return row
+
+        engines = chosen(ENGINES, given.only)
+        for first in range(0, len(engines), given.jobs):
+            report["rows"] += pool.map(run, engines[first : first + given.jobs])
     show_ratios(report["rows"])
     finish(report, given, "seconds")
     return 0
@@ -76,31 +86,41 @@ def one_engine(given: dict[str, Any]) -> None:
     import vllm
 
     engine, shape = given["engine"], SHAPES[given["shape"]]
-    llm = vllm.LLM(
-        model=given["model"], load_format="dummy", skip_tokenizer_init=True, max_model_len=512, enforce_eager=True,
-        gpu_memory_utilization=0.5, kv_cache_memory_bytes=1 << 30, **NATIVE.get(engine, {}),
-    )  # fmt: skip
-    stream = random_tensors(given["shape"], w8a8=engine == "vLLM W8A8")
-    tensors = None if given["streamed"] else dict(stream())
-    source = stream if tensors is None else lambda: iter(tensors.items())
-    ways: dict[str, Callable[[], Any]] = {
-        "reload": lambda: llm.collective_rpc("reload_weights", kwargs={"weights_iterator": source()})
-    }
-    if engine not in NATIVE:
-        model = llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
-        ways["one call"] = lambda: model.load_weights(source())
-        ways["one by one"] = lambda: [model.load_weights([item]) for item in source()]
-    found = {way: measured(update, given["rounds"]) for way, update in ways.items()}
-    row = {
-        "shape": given["shape"],
-        "engine": engine,
-        "seconds": found["reload"]["median"],
-        "streamed": given["streamed"],
-        "ways": found,
-        "floor_seconds": floor_bytes(shape.tensors(), engine) / copy_rate(),
-        "engine_mib": round(torch.cuda.memory_allocated() / 2**20),
-    }
-    Path(given["out"]).write_text(json.dumps(row | what_runs(llm, engine)))
+    with locked(given["lock"], fcntl.LOCK_SH):
+        llm = vllm.LLM(
+            model=given["model"], load_format="dummy", skip_tokenizer_init=True, max_model_len=512, enforce_eager=True,
+            gpu_memory_utilization=0.1, kv_cache_memory_bytes=1 << 30, **NATIVE.get(engine, {}),
+        )  # fmt: skip
+    with locked(given["lock"], fcntl.LOCK_EX):  # no engine starts now, and no other is measured
+        stream = random_tensors(given["shape"], w8a8=engine == "vLLM W8A8")
+        tensors = None if given["streamed"] else dict(stream())
+        source = stream if tensors is None else lambda: iter(tensors.items())
+        ways: dict[str, Callable[[], Any]] = {
+            "reload": lambda: llm.collective_rpc("reload_weights", kwargs={"weights_iterator": source()})
+        }
+        if engine not in NATIVE:
+            model = llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+            ways["one call"] = lambda: model.load_weights(source())
+            ways["one by one"] = lambda: [model.load_weights([item]) for item in source()]
+        found = {way: measured(update, given["rounds"]) for way, update in ways.items()}
+        row = {
+            "shape": given["shape"],
+            "engine": engine,
+            "seconds": found["reload"]["median"],
+            "streamed": given["streamed"],
+            "ways": found,
+            "floor_seconds": floor_bytes(shape.tensors(), engine) / copy_rate(),
+            "engine_mib": round(torch.cuda.memory_allocated() / 2**20),
+        }
+        Path(given["out"]).write_text(json.dumps(row | what_runs(llm, engine)))
+
+
+@contextmanager
+def locked(lock: str, how: int) -> Iterator[None]:
+    """Hold a lock of all engines' processes."""
+    with Path(lock).open("w") as handle:
+        fcntl.flock(handle, how)
+        yield
 
 
 def random_tensors(name: str, *, w8a8: bool) -> Callable[[], Iterator[tuple[str, Any]]]:
