@@ -31,6 +31,7 @@ from flashrl_registry.interop.flashrl_config import (
     synonym_note,
 )
 from flashrl_registry.interop.locate import Fetch, locate
+from flashrl_registry.interop.own_profile import own_profile
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class FoundEntry:
 
     Attributes:
         entry: The entry.
-        profile: Its profile, where its function needs one.
+        profile: Its profile, where its function needs one: FlashRL's, or a document of ours.
     """
 
     entry: FlashRLEntry
@@ -129,12 +130,13 @@ def _found(entry: FlashRLEntry, folder: Path, profile: Path | None, fetch: Fetch
     if entry.scheme in {"bf16", "fp8"}:
         return FoundEntry(entry, None)
     if profile is not None:
-        return FoundEntry(entry, profile)
+        return FoundEntry(entry, own_profile(str(profile)) or profile)
     if entry.profile is None:
         raise InteropError(
             "names neither a profile nor the model beside which one lies", hint="give the profile with --profile"
         )
-    return FoundEntry(entry, locate(entry.profile, [folder], fetch=fetch))
+    own = own_profile(entry.profile, [folder])
+    return FoundEntry(entry, own or locate(entry.profile, [folder], fetch=fetch))
 
 
 @dataclass

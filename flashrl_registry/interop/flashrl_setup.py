@@ -28,6 +28,7 @@ from flashrl_registry.interop.flashrl_config import (
     value_fault,
 )
 from flashrl_registry.interop.flashrl_text import config_text
+from flashrl_registry.interop.own_profile import own_profile
 from flashrl_registry.interop.rewriting import rewrite
 
 DEFAULT_OUTPUT = "~/.flashrl_config.yaml"
@@ -71,7 +72,7 @@ def write_setup(
         function: FlashRL's ``--fn``.
         output: The file; :data:`DEFAULT_OUTPUT` where None.
         model: Quantized checkpoint that FlashRL loads.
-        profile: Its profile: a path, or ``owner/repo/path`` on the Hub.
+        profile: Its profile, FlashRL's or ours: a path, or ``owner/repo/path`` on the Hub.
         settings: ``key=value``; values are YAML.
         append: Add a replica to a file that exists, instead of replacing the file; what is in it stays as it is.
         force: Replace a file that is no FlashRL config.
@@ -96,8 +97,10 @@ def write_setup(
         config = FlashRLConfig((entry,))
         text = config_text(config)
     rewrite(path, text.encode())
-    notes = tuple(warning for key in entry.values if (warning := key_warning(key)) is not None)
-    return Written(path, entry, len(config.entries), len(config.entries) > 1, notes)
+    notes = [warning for key in entry.values if (warning := key_warning(key)) is not None]
+    if profile is not None and (own := own_profile(profile, [path.parent])) is not None:
+        notes.append(f"{own} is a profile of ours, which this project runs and FlashRL itself cannot read")
+    return Written(path, entry, len(config.entries), len(config.entries) > 1, tuple(notes))
 
 
 def _text_of(path: Path) -> str:

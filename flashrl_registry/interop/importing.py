@@ -29,6 +29,7 @@ from flashrl_registry.interop.flashrl_entries import FoundEntry, entry_notes, fi
 from flashrl_registry.interop.llm_compressor import rules_from_recipe
 from flashrl_registry.interop.locate import Fetch, locate
 from flashrl_registry.interop.modules import SchemeGroup, rules_for
+from flashrl_registry.interop.own_profile import own_profile
 from flashrl_registry.registry import read_profile, write_bundle
 from flashrl_registry.registry.bundle import refuse_folder
 
@@ -177,6 +178,8 @@ class _Import:
             if "profile" in entry.values:
                 self.note(f"profile {entry.values['profile']} is not used: {entry.function} needs none")
             return self._compiled(entry.scheme, preset_rules(entry.scheme, self.inventory), start=entry.start_model)
+        if (own := own_profile(str(found.profile))) is not None:
+            return self._with_own_profile(own, entry.scheme, start=entry.start_model)
         name = entry.model or found.profile.stem
         return self._with_profile_pt(found.profile, entry.scheme, name, start=entry.start_model)
 
@@ -200,6 +203,16 @@ class _Import:
         draft = self._compiled(named[0] if named else "bf16", rules, profile, sidecar)
         draft.rules = rules
         return draft
+
+    def _with_own_profile(self, path: Path, scheme: SchemeName, *, start: str | None) -> _Draft:
+        if scheme not in {"int8", "int8_prune"}:
+            self.note(f"profile {path} is not used: {scheme} takes its scales from the weights")
+            return self._compiled(scheme, preset_rules(scheme, self.inventory), start=start)
+        profile, sidecar = read_profile(path)
+        self.note(
+            f"{path} is a profile of ours: scales are recomputed at every update, and FlashRL itself cannot read it"
+        )
+        return self._compiled(scheme, preset_rules(scheme, self.inventory, profile), profile, sidecar, start=start)
 
     def _with_profile_pt(
         self, path: Path, scheme: SchemeName | None, quantized_name: str, *, start: str | None = None
