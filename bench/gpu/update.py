@@ -113,6 +113,9 @@ def one_engine(given: dict[str, Any]) -> None:
             "engine_mib": round(torch.cuda.memory_allocated() / 2**20),
         }
         Path(given["out"]).write_text(json.dumps(row | what_runs(llm, engine)))
+        if tensors is not None:
+            tensors.clear()
+        torch.cuda.empty_cache()  # the next engine's checkpoint goes here
 
 
 @contextmanager
