@@ -10,9 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from flashrl_registry.errors import FlashRLError
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 _SHOWN_OTHERS = 5
 
@@ -125,21 +129,14 @@ def progress(label: str, *, enabled: bool = True) -> Iterator[Progress | None]:
     if not enabled or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(), TextColumn("{task.fields[name]}", style="dim"),
-    )  # fmt: skip
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, name="", rate="")
-        start = time.monotonic()
+    start = time.monotonic()
+    with _bar(label, MofNCompleteColumn(), TextColumn("{task.fields[rate]}")) as draw:
 
         def update(done: int, total: int, name: str, num_bytes: int = 0, /) -> None:
             rate = f"{num_bytes / 1e9 / max(time.monotonic() - start, 1e-6):.2f} GB/s" if num_bytes else ""
-            bar.update(task, completed=done, total=total, name=name, rate=rate)
+            draw(completed=done, total=total, name=name, rate=rate)
 
         yield update
 
@@ -172,24 +169,35 @@ def transferring(label: str, *, enabled: bool = True) -> Iterator[None]:
     if not enabled or not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
     from flashrl_registry.registry.transfer import watched
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}", style="dim"),
-    )  # fmt: skip
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, name="")  # moves to and fro until something is on its way
+    with (
+        _bar(label, DownloadColumn(), TransferSpeedColumn()) as draw,
+        watched(lambda done, total, name: draw(completed=done, total=total, name=name)),
+    ):
+        yield
 
-        def update(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, name=name)
 
-        with watched(update):
-            yield
+@contextmanager
+def _bar(label: str, *measures: "ProgressColumn") -> Iterator[Callable[..., None]]:
+    """A bar on stderr, gone at the end; it moves to and fro until its total is known.
+
+    Args:
+        label: What is being done.
+        measures: Columns that say how far it is.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), *measures, TimeRemainingColumn())
+    with Bar(
+        *columns, TextColumn("{task.fields[name]}", style="dim"), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(label, total=None, name="", rate="")
+        yield partial(bar.update, task)
 
 
 def flush() -> None:

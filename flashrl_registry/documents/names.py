@@ -135,6 +135,16 @@ def _brace(indices: list[int]) -> str:
     return "{" + ",".join(texts) + "}"
 
 
+def first_repeated(names: Iterable[str]) -> str | None:
+    """The first name that occurred before; None where all differ."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which layer 9 comes before layer 10."""
     # [0-9] and a limit on length: str.isdigit() is true of superscripts, and int() refuses thousands of digits.

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
-from flashrl_registry.documents.names import MAX_MEMBERS, expand, family_size
+from flashrl_registry.documents.names import MAX_MEMBERS, expand, family_size, first_repeated
 from flashrl_registry.documents.quantization import QuantArgs
 from flashrl_registry.documents.tensors import BaseModelInfo, DType, Family, Shape
 
@@ -197,12 +197,10 @@ class Profile(Document):
         size = sum(family.num_members for family in self.tensors)
         if size != self.reference.num_tensors or size > MAX_MEMBERS:
             raise ValueError(f"tensors lists {size} names; reference has {self.reference.num_tensors}")
-        names: set[str] = set()
-        for family in self.tensors:
-            for name in expand(family.names):
-                if name in names:
-                    raise ValueError(f"{name} is in two families of tensors")
-                names.add(name)
+        listed = [name for family in self.tensors for name in expand(family.names)]
+        if (twice := first_repeated(listed)) is not None:
+            raise ValueError(f"{twice} is in two families of tensors")
+        names = set(listed)
         measured = [name for group in self.smoothing for name in (group.source, *group.targets)]
         measured += [linear.name for linear in self.linears]
         unknown = [name for name in measured if name not in names]

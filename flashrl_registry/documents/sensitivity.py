@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from flashrl_registry.documents._base import Digest, Document, Frozen
 from flashrl_registry.documents.evidence import Line, Slug
+from flashrl_registry.documents.names import first_repeated
 from flashrl_registry.documents.tensors import BaseModelInfo, Family
 
 ScoredScheme = Literal["int8", "int8_plain", "fp8_tensor", "fp8_channel", "fp8_block"]
@@ -116,12 +117,12 @@ class Sensitivity(Document):
         """Groups and schemes are listed once, and every score is of a scheme that was measured on the whole model."""
         schemes: list[str] = [entry.scheme for entry in self.schemes]
         for what, names in (("scheme", schemes), ("group", [group.module for group in self.groups])):
-            if twice := next((name for name in names if names.count(name) > 1), None):
+            if (twice := first_repeated(names)) is not None:
                 raise ValueError(f"{what} {twice} is listed twice")
         if ("int8" in schemes) != (self.profile is not None):
             raise ValueError("int8 is measured with a profile's smoothing, and profile names it; one needs the other")
         for group in self.groups:
             scored: list[str] = [entry.scheme for entry in group.scores]
-            if wrong := next((name for name in scored if name not in schemes or scored.count(name) > 1), None):
+            if wrong := next((name for name in scored if name not in schemes), first_repeated(scored)):
                 raise ValueError(f"{group.module} has a score for {wrong} that schemes does not have, or has it twice")
         return self
