@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # tiny.py is shared with scenarios that run as scripts
+sys.path.insert(0, str(HERE))  # tiny.py and others are shared with scenarios that run as scripts
+
+from jobs import Several  # noqa: E402
+
 ROOT = HERE.parents[2]
 
 
@@ -31,7 +34,8 @@ OTHER_RELEASE = "0.27.1"
 
 def run_program(
     work: Path, script: str, name: str, config: str | None, *,
-    in_process: bool = True, pythonpath: Path | None = None, env: dict[str, str] | None = None, **args: Any,
+    in_process: bool = True, pythonpath: Path | None = None, env: dict[str, str] | None = None, timeout: float = 600,
+    **args: Any,
 ) -> Ran:  # fmt: skip
     """Run one scenario of a script in a process of its own."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHRL_", "VLLM_"))}
@@ -52,7 +56,7 @@ def run_program(
     given.write_text(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in args.items()}))
     done = subprocess.run(
         [sys.executable, str(HERE / script), name, str(given), str(out)],
-        env=environ, capture_output=True, text=True, check=False, timeout=600,
+        env=environ, capture_output=True, text=True, check=False, timeout=timeout,
     )  # fmt: skip
     log = done.stdout + done.stderr
     return Ran(done.returncode, json.loads(out.read_text()) if out.exists() else {}, log)
@@ -74,6 +78,19 @@ def run_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
 
     def run(script: str, name: str, config: str | None = None, **args: Any) -> Ran:
         return run_program(tmp_path_factory.mktemp(name), script, name, config, **args)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_several(run_shared: Callable[..., Ran]) -> Callable[..., Several]:
+    """Run scenarios that need no process of their own, one after the other in one."""
+
+    def run(**given: Any) -> Several:
+        # Paths become text as they do in a process of its own.
+        ran = run_shared("several.py", "run", timeout=1800, jobs=json.loads(json.dumps(given, default=str)))
+        assert ran.returncode == 0, ran.log[-4000:]
+        return Several(ran.result, ran.log)
 
     return run
 
@@ -107,12 +124,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return get
 
 
-@pytest.fixture
-def compiled(tmp_path: Path) -> Callable[..., str]:
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Compile rules, as YAML text, for a model by the command a user types; returns the plan's folder."""
 
     def make(model: Path, rules: str) -> str:
-        file, plan = tmp_path / "rules.yaml", tmp_path / "plan"
+        folder = tmp_path_factory.mktemp("compiled")
+        file, plan = folder / "rules.yaml", folder / "plan"
         file.write_text("schema_version: flashrl.rules/v1\n" + rules)
         command = [str(Path(sys.executable).parent / "flashrl-registry"), "compile"]
         subprocess.run([*command, "-m", str(model), "--rules", str(file), "-o", str(plan)], check=True)

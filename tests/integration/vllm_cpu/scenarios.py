@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 from flashrl_registry.runtime import status, updating, verify
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS = [[5, 6, 7], [9, 8], [100, 101, 102, 103], [40, 41], [200, 3, 77]]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Result = dict[str, Any]

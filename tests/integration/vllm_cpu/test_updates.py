@@ -62,7 +62,7 @@ def mixed(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(run_several, tiny, mixed, pair, real_plan, nudged, compiled, tmp_path_factory) -> Several:
+def ran(run_several, tiny, compiled, *, mixed, pair, real_plan, nudged, tmp_path_factory) -> Several:
     """Every program of this file that needs no process of its own; experts first, while vLLM has no dense model."""
     dense, tied, experts = (
         [str(tiny(seed, **kind)) for seed in (1, 2)] for kind in ({}, {"tied": True}, {"moe": True})
