@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 VENV ?= .venv
-# Test files that run side by side; each engine has one thread.
+# Test files that run side by side, in the order of tests/conftest.py (xdist would begin with those of most tests,
+# and end with one that takes minutes); each engine has one thread.
 JOBS ?= 2
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -40,7 +41,7 @@ $(CACHE)/olah/.ready:
 
 test: $(VENV)/.ready $(CACHE)/vllm-0.27.1/.ready $(CACHE)/olah/.ready  ## every suite that needs no GPU
 	$(BIN)/python demo/prepare_pair.py --out $(CACHE)/demo/pair
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not (gpu or trl or live or browser)"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not (gpu or trl or live or browser)"
 
 $(VENV)/.trl: $(VENV)/.ready examples/trl_grpo/requirements.txt
 	$(BIN)/python -m pip install --quiet -r examples/trl_grpo/requirements.txt
