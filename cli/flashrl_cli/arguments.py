@@ -108,7 +108,8 @@ def signer_of(given: Path | None) -> "Signer":
     Raises:
         SigningKeyError: It cannot be used.
     """
-    from flashrl_registry.registry.signing import KEY_VARIABLE, PASSPHRASE_VARIABLE, open_signer
+    from flashrl_registry.registry.signing import open_signer
+    from flashrl_registry.registry.signing_keys import KEY_VARIABLE, PASSPHRASE_VARIABLE
 
     named = os.environ.get(KEY_VARIABLE, "").strip()
     if given is None and not named:

@@ -261,7 +261,14 @@ class HubClient:
         return [(model.id, list(model.tags or [])) for model in found]
 
     def whoami(self) -> str:
-        """Name of the account that the token belongs to."""
+        """Name of the account that the token belongs to.
+
+        Raises:
+            AccessDeniedError: There is none.
+        """
+        if self._api.token is False:
+            message = f"{self.endpoint} is named by a reference, and gets no token: nobody can publish there like this"
+            raise AccessDeniedError(message, hint=f"give --store {self.endpoint}, or {self._login}")
         return str(self.patiently("the account", self._api.whoami)["name"])
 
     def patiently(self, what: str, call: Callable[[], T]) -> T:

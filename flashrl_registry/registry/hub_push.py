@@ -22,10 +22,11 @@ from flashrl_registry.errors import (
     StoreUnavailableError,
 )
 from flashrl_registry.registry.channels import now
-from flashrl_registry.registry.folders import MANIFEST_JSON, check_name
-from flashrl_registry.registry.hub import HISTORY_JSON, Head, HubStore
+from flashrl_registry.registry.folders import HISTORY_JSON, MANIFEST_JSON, check_name
+from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_card import card
 from flashrl_registry.registry.hub_client import Landed, Refs
+from flashrl_registry.registry.hub_heads import Head
 from flashrl_registry.registry.hybrids import Bundle, HybridPlans, documents_of
 from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
@@ -116,13 +117,13 @@ class Push:
     def _head(self) -> Head:
         """The repository as it is now; made where there is none."""
         try:
-            return self.store.head(self.name)
+            return self.store.heads.head_of(self.name)
         except NotFoundError:
             if self.propose:
                 raise
         self.client.create(self.name, private=self.private)
         try:
-            return self.store.head(self.name)
+            return self.store.heads.head_of(self.name)
         except NotFoundError:  # a new repository may take a moment to be seen
             return Head(Refs(None, {}, {}), History(name=self.name))
 
@@ -137,15 +138,15 @@ class Push:
         there = head.standing.digests.get(self.version)
         if there is None:
             return None
-        commit = self.store.commit_of_version(self.name, self.version, head)
+        commit = self.store.heads.commit_of_version(self.name, self.version, head)
         if there != self.event.plan_digest:
             raise self._taken(commit, there, base)
         mine = self.event in head.history.events
-        return self._tagged(commit, self.store.manifest_at(self.name, commit) or manifest, created=mine)
+        return self._tagged(commit, self.store.files.manifest_at(self.name, commit) or manifest, created=mine)
 
     def _last_look(self, base: Head, manifest: Manifest) -> Published:
         """After the last unclear answer: it landed, or it is as before."""
-        published = self._already(self.store.head(self.name), base, manifest)
+        published = self._already(self.store.heads.head_of(self.name), base, manifest)
         if published is None:
             raise StoreUnavailableError(
                 f"{self.name}@{self.version} was not published: {self.store.place} did not accept the commit",
@@ -157,7 +158,7 @@ class Push:
     def _proposal(self) -> str | None:
         """The pull request that holds this push, where an unclear answer hid that it was opened."""
         for revision, commit in self.client.proposals(self.name).items():
-            if self.event in self.store.history_at(self.name, commit).events:
+            if self.event in self.store.heads.history_at(self.name, commit).events:
                 return revision
         return None
 
@@ -173,7 +174,7 @@ class Push:
         add: dict[str, bytes | Path] = dict(files)
         add[HISTORY_JSON] = history.json_file()
         add[README] = card(documents_of(self.bundle), self.name, self.version, history).encode()
-        old = self.store.manifest_at(self.name, head.refs.head)
+        old = self.store.files.manifest_at(self.name, head.refs.head)
         gone = sorted({entry.path for entry in old.files} - set(add)) if old else []
         title = f"Publish v{self.version}"
         return self.client.commit(self.name, add, gone, parent=head.refs.head, title=title, propose=self.propose)
@@ -204,10 +205,10 @@ class Push:
         return Published(self.name, self.version, manifest, self.store.place, created=created, notes=notes)
 
     def _documents_at(self, commit: str) -> Plan | HybridPlans:
-        manifest = self.store.manifest_at(self.name, commit)
+        manifest = self.store.files.manifest_at(self.name, commit)
         if manifest is None:
-            return self.store.plan_at(self.name, commit)
-        return self.store.documents_at(self.name, commit, manifest)
+            return self.store.files.plan_at(self.name, commit)
+        return self.store.files.documents_at(self.name, commit, manifest)
 
     def _taken(self, commit: str, there: str, base: Head | None) -> RegistryError:
         """Another plan has the version: three sides, so that its owner can decide."""
@@ -224,7 +225,7 @@ class Push:
         before = highest(base.versions, base.standing)
         sides = ""
         if before is not None:
-            start = self._documents_at(self.store.commit_of_version(self.name, before, base))
+            start = self._documents_at(self.store.heads.commit_of_version(self.name, before, base))
             context |= {
                 "base": before,
                 "theirs_since_base": _changes(start, theirs),
@@ -258,7 +259,7 @@ def append(store: HubStore, name: str, event: Event, expected: int) -> History:
     waits = list(client.waits(_OUTAGES))
     outages, sent = 0, False
     for _ in range(_TRIES):
-        head = store.head(name)
+        head = store.heads.head_of(name)
         events = head.history.events
         if sent and event in events:
             return head.history
@@ -288,7 +289,7 @@ def append(store: HubStore, name: str, event: Event, expected: int) -> History:
 
 
 def _last_look(store: HubStore, name: str, event: Event) -> History:
-    history = store.head(name).history
+    history = store.heads.head_of(name).history
     if event in history.events:
         return history
     raise StoreUnavailableError(
@@ -300,10 +301,10 @@ def _last_look(store: HubStore, name: str, event: Event) -> History:
 def _card(store: HubStore, name: str, head: Head, history: History) -> dict[str, bytes]:
     """The page at the head, with the new state; of a version that the head does not hold, no page is made."""
     commit = head.refs.head
-    manifest = store.manifest_at(name, commit) if commit else None
+    manifest = store.files.manifest_at(name, commit) if commit else None
     if manifest is None or commit is None:
         return {}
-    return {README: card(store.documents_at(name, commit, manifest), name, manifest.version, history).encode()}
+    return {README: card(store.files.documents_at(name, commit, manifest), name, manifest.version, history).encode()}
 
 
 def _title(event: Event) -> str:

@@ -11,11 +11,9 @@ signature is made or asked for.
 """
 
 import base64
-import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,26 +24,21 @@ from flashrl_registry.documents import History, Manifest, SignEvent, sha256
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import (
     InvalidRefError,
-    MissingDependencyError,
     SignatureError,
-    SigningKeyError,
     UnsignedError,
     UntrustedError,
 )
 from flashrl_registry.registry.channels import Appended, append_event, now
 from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef, is_version
+from flashrl_registry.registry.signing_keys import fingerprint_of, public_half, signing_library
 from flashrl_registry.registry.store import Store
 from flashrl_registry.registry.trust import Trust
-
-KEY_VARIABLE = "FLASHRL_SIGNING_KEY"
-PASSPHRASE_VARIABLE = "FLASHRL_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
 
 B = TypeVar("B", bound=Bundle)
 
 _SIGNED_FILE = "flashrl-manifest.json"
 """A name that no other folder has which somebody signs with the same key."""
-_MAX_KEY_BYTES = 64 << 10
 # Every key that a signature may have: one with more could say one thing to us and another to the library.
 _SHAPE = {
     "": {"mediaType", "verificationMaterial", "dsseEnvelope"},
@@ -93,7 +86,7 @@ def open_signer(key: Path, passphrase: str | None = None) -> Signer:
         MissingDependencyError: The extra ``sign`` is not installed.
         SigningKeyError: It cannot.
     """
-    return Signer(key, passphrase, _public_half(key, passphrase))
+    return Signer(key, passphrase, public_half(key, passphrase))
 
 
 def sign_version(store: Store, ref: NamedRef, signer: Signer) -> Appended:
@@ -176,18 +169,6 @@ def manifest_of(bundle: Bundle, name: str) -> Manifest:
     return manifest
 
 
-def fingerprint_of(key: Path) -> str:
-    """Fingerprint of a public key's file: ``sha256:<hex>`` of its PEM as OpenSSL writes it.
-
-    Raises:
-        SigningKeyError: It is no public EC key.
-    """
-    with _library(), _reading(key, "public"):
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-        return sha256(_pem(load_pem_public_key(_bytes(key))))
-
-
 def _signer(manifest: Manifest, store: Store, name: str, bundle: Bundle, keys: Sequence[Path]) -> str:
     """Fingerprint of the key, one of these, that signed; see :func:`check_trust`."""
     files = {fingerprint_of(key): key for key in keys}
@@ -231,7 +212,7 @@ def _histories(store: Store, name: str, bundle: Bundle) -> Iterator[History]:
 
 
 def _signature(manifest: Manifest, key: Path, passphrase: str | None) -> str:
-    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, _library():
+    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, signing_library():
         from model_signing import signing
 
         module: Any = signing
@@ -251,7 +232,7 @@ def _fault(manifest: Manifest, signature: str, key: Path, fingerprint: str) -> s
     hint, resources = from_json
     if hint != fingerprint.removeprefix("sha256:"):
         return "it names another key than the history does"
-    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, _library():
+    with tempfile.TemporaryDirectory(prefix="flashrl-sign-") as scratch, signing_library():
         from cryptography.exceptions import InvalidSignature
         from model_signing import hashing, verifying
 
@@ -293,61 +274,3 @@ def _statement(scratch: Path, manifest: Manifest) -> Path:
     folder.mkdir()
     (folder / _SIGNED_FILE).write_bytes(rfc8785.dumps(manifest.identity()))
     return folder
-
-
-def _public_half(key: Path, passphrase: str | None) -> bytes:
-    with _library(), _reading(key, "private"):
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        return _pem(load_pem_private_key(_bytes(key), passphrase.encode() if passphrase else None).public_key())
-
-
-def _pem(public_key: Any) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    curves = {"secp256r1", "secp384r1", "secp521r1"}
-    if not isinstance(public_key, EllipticCurvePublicKey) or public_key.curve.name not in curves:
-        raise ValueError("not an elliptic curve key on P-256, P-384 or P-521")
-    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _bytes(key: Path) -> bytes:
-    with key.open("rb") as file:
-        return file.read(_MAX_KEY_BYTES)
-
-
-@contextmanager
-def _reading(key: Path, kind: str) -> Iterator[None]:
-    """What is wrong with a key's file, in words that hold nothing of it."""
-    make = "openssl ecparam -genkey -name prime256v1 -noout -out key.pem; openssl ec -in key.pem -pubout -out key.pub"
-    try:
-        yield
-    except OSError as exc:
-        raise SigningKeyError(
-            f"the {kind} key {key} cannot be read: {exc.strerror}", context={"key": str(key)}
-        ) from None
-    except TypeError:  # a passphrase where none is needed, or none where one is
-        hint = f"a key with a passphrase takes it from {PASSPHRASE_VARIABLE}, one without takes none"
-        raise SigningKeyError(f"the {kind} key {key} does not fit its passphrase", hint=hint) from None
-    except ValueError:
-        raise SigningKeyError(
-            f"{key} holds no {kind} EC key in PEM (P-256, P-384 or P-521), or its passphrase is wrong",
-            hint=f"make a pair with: {make}",
-            context={"key": str(key)},
-        ) from None
-
-
-@contextmanager
-def _library() -> Iterator[None]:
-    try:
-        importlib.import_module("cryptography")
-        importlib.import_module("model_signing.verifying")  # the package's own errors of import are its parts', too
-    except ModuleNotFoundError as exc:
-        package = (exc.name or "").partition(".")[0]
-        raise MissingDependencyError(
-            f"signatures need {package}, which is not installed",
-            hint='pip install "flashrl-registry[sign]"',
-            context={"package": package, "extra": "sign"},
-        ) from exc
-    yield

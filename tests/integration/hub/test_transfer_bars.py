@@ -13,7 +13,7 @@ from git_server import GitHub
 from test_hub_commands import NAME, PLAN, TOKEN, hub, ok, user
 
 from flashrl_registry.registry import read_bundle
-from flashrl_registry.registry.chain import Chain, open_chain
+from flashrl_registry.registry.chain import Chain, open_chain, store_at
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.transfer import watched
 
@@ -77,7 +77,7 @@ def test_every_byte_that_is_fetched_is_counted_once(kind: str, tmp_path: Path, h
     bundle = read_bundle(PLAN)
     address = hub.endpoint if kind == "hub" else f"file://{tmp_path}/shared"
     ref = NamedRef(NAME, "1.0.0", store=kind, endpoint=address)  # type: ignore[arg-type]
-    published = stores.store_of(ref).publish(bundle, NAME, "1.0.0")
+    published = store_at(address, {"FLASHRL_REGISTRY": str(tmp_path / "publisher")}).publish(bundle, NAME, "1.0.0")
     size = sum(entry.num_bytes for entry in published.manifest.files)
     told: list[tuple[int, int, str]] = []
     with watched(lambda done, total, name: told.append((done, total, name))):
