@@ -1,5 +1,6 @@
 """Tensors that were not quantized: equal in both checkpoints, or vectors that a factor went into."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import ROWS_SAMPLED, Pair
 from flashrl_registry.profiling.reader import num_rows
 
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _COMPARED_BYTES = 1 << 18
 _REMOTE_BYTES = 8 << 20
 """Tensors of at most this size are compared whole where bytes come over the network."""
@@ -73,10 +76,7 @@ def _is_same(pair: Pair, name: str) -> bool:
         length = min(_COMPARED_BYTES, size - start)
         left = pair.reference.range(name, start, length, purpose="left")
         right = pair.quantized.range(name, start, length, purpose="right")
-        words = length - length % 8  # eight bytes at a time leave a smaller array of truths
-        if not np.array_equal(left[:words].view(np.uint64), right[:words].view(np.uint64)):
-            return False
-        if not np.array_equal(left[words:], right[words:]):
+        if _memcmp(left.ctypes.data, right.ctypes.data, length):
             return False
     return True
 

@@ -20,6 +20,7 @@ from flashrl_registry.profiling.linear import (
     Columns,
     Linear,
     Pair,
+    SampledRows,
     all_chunks,
     blank_dead,
     read_sample,
@@ -64,7 +65,13 @@ def factor_fault(factor_O: F32) -> str | None:
 
 
 def linear_facts(
-    pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, *, every_row: bool
+    pair: Pair,
+    linear: Linear,
+    columns: Columns,
+    rows_O: F32 | None,
+    *,
+    every_row: bool,
+    taken: SampledRows | None = None,
 ) -> tuple[LinearFacts | None, NDArray[np.uint8] | None]:
     """Requantize a linear with a profile's factors and compare with the checkpoint's own codes.
 
@@ -74,18 +81,19 @@ def linear_facts(
         columns: Factor of what feeds it.
         rows_O: Factor of its own output channels, or None.
         every_row: Look at all rows; otherwise at the sample.
+        taken: The sample where it was read before; it is written to.
 
     Returns:
         Shares and distances in codes, None where something is not finite; and where every row was looked at, which
         columns have a code other than zero.
     """
     if not every_row:
-        rows, sample, weight, codes = read_sample(pair, linear)
-        factors = None if rows_O is None else rows_O[rows]
-        parts = columns.at(rows // linear.part_rows)
-        return _looked_at(pair, sample, parts, factors, iter([(0, weight, codes)]), None), None
+        taken = taken or read_sample(pair, linear)
+        factors = None if rows_O is None else rows_O[taken.rows]
+        parts = columns.at(taken.rows // linear.part_rows)
+        return _looked_at(pair, taken.linear, parts, factors, iter([(0, taken.weight_RI, taken.codes_RI)]), None), None
     used: NDArray[np.uint8] = np.zeros(linear.num_columns, np.uint8)
-    chunks = ((start, *pair.rows(linear, start, stop)) for start, stop in all_chunks(linear))
+    chunks = ((start, *pair.rows(linear, start, stop)) for start, stop in all_chunks(pair, linear))
     return _looked_at(pair, linear, columns, rows_O, chunks, used), used
 
 

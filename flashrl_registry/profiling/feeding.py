@@ -18,7 +18,7 @@ from flashrl_registry.profiling.channels import Heads, channel_maps, mapped
 from flashrl_registry.profiling.facts import factor_fault
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Mask
-from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, row_factor
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, SampledRows, row_factor
 from flashrl_registry.profiling.relations import Relation, is_measured_always
 
 LARGEST_RESIDUAL = 0.75
@@ -26,6 +26,7 @@ LARGEST_RESIDUAL = 0.75
 GPTQ up to 0.41; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model)."""
 ROUNDING_ONLY = 0.33
 """Residual that leaves nothing to explain."""
+_KEPT_BYTES = 16 << 20
 _OVER_BEST, _SLACK = 1.3, 0.03
 """How much more than the best factor there is a candidate may leave: quotients of two bfloat16 values are not exact."""
 
@@ -63,6 +64,7 @@ class Feeding:
         fed: Linears whose columns are explained.
         rows: Factors of rows, and dead rows, of the linears that they were asked of.
         row_groups: Linears that feed others: how, and which.
+        samples: Samples of linears, for who looks at them next; as many as fit into a few megabytes.
         unexplained: Linears whose columns nothing explains, and what the best factor there could be leaves.
         faults: What is wrong with weights themselves.
     """
@@ -76,6 +78,7 @@ class Feeding:
     fed: dict[str, Fed] = field(default_factory=dict)
     rows: dict[str, tuple[F32, Mask]] = field(default_factory=dict)
     row_groups: dict[str, tuple[ChannelMap | None, list[str]]] = field(default_factory=dict)
+    samples: dict[str, SampledRows] = field(default_factory=dict)
     unexplained: dict[str, float | None] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -150,6 +153,8 @@ class Feeding:
         elif not sample.y_RI.any() and sample.x_RI.any():
             reason = "has codes that are all zero, and weights that are not"
         else:
+            if sum(taken.num_bytes for taken in self.samples.values()) < _KEPT_BYTES:
+                self.samples[linear.name] = sample.taken
             return sample
         self.faults.append(Fault(linear.name, reason))
         self.excused.add(linear.name)

@@ -274,6 +274,25 @@ def compare_fp8(
         _write(out, row * NUM_FACTS, work, equal, clipped, equal_low, away, peak)
 
 
+@njit(inline="always")
+def _fit_plain_rows(
+    half, codes, num_rows, num_columns, first_row, scale, row_block, inverse, part_rows, lanes, above, below
+):
+    """What most checkpoints are: bfloat16 and symmetric int8 with one scale for a row, in one loop."""
+    for row in range(num_rows):
+        divisor, part = scale[(first_row + row) // row_block], (first_row + row) // part_rows * num_columns
+        for j in range(2 * SEGMENT):
+            lanes[j] = 0.0
+        for start in range(0, num_columns, SEGMENT):
+            count, at, inverse_at = min(SEGMENT, num_columns - start), row * num_columns + start, part + start
+            for j in range(count):
+                x = np.float64(_widen(half[at + j]) * inverse[inverse_at + j] / divisor)
+                lanes[j] += np.float64(np.int8(codes[at + j])) * x
+                lanes[SEGMENT + j] += x * x
+        _join_doubles(lanes)
+        above[row], below[row] = lanes[0], lanes[SEGMENT]
+
+
 def fit_rows(
     half, wide, is_half, codes, num_rows, num_columns, first_row, scale, zero, has_zero, num_blocks, row_block,
     column_block, inverse, part_rows, values, is_fp8, work, lanes, above, below,
@@ -282,6 +301,10 @@ def fit_rows(
 
     ``values`` is the number of each byte of fp8; what the zero point adds is taken off.
     """
+    if is_half and num_blocks == 1 and not has_zero and not is_fp8:
+        _fit_plain_rows(half, codes, num_rows, num_columns, first_row, scale, row_block, inverse, part_rows, lanes,
+                        above, below)  # fmt: skip
+        return
     for row in range(num_rows):
         first, part = (first_row + row) // row_block * num_blocks, (first_row + row) // part_rows * num_columns
         for j in range(2 * SEGMENT):

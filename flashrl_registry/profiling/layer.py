@@ -194,7 +194,10 @@ class Layer:
             if name in self._found.fed and name not in self._found.excused:
                 fed = self._found.fed[name]
                 rows = self._found.rows[name][0] if name in self._found.row_groups else None
-                facts, columns = linear_facts(self._pair, linear, fed.columns, rows, every_row=self._every_row)
+                facts, columns = linear_facts(
+                    self._pair, linear, fed.columns, rows,
+                    every_row=self._every_row, taken=self._found.samples.pop(name, None),
+                )  # fmt: skip
                 if columns is not None:
                     used[name] = columns
                 self._judge(fed, facts)

@@ -180,22 +180,39 @@ class Pair:
         return self.reference.weights(linear.name, start, stop), self.quantized.codes(linear.name, start, stop)
 
 
-def read_sample(pair: Pair, linear: Linear) -> tuple[NDArray[np.intp], Linear, F32, Bytes]:
+@dataclass(frozen=True)
+class SampledRows:
     """Sampled rows of a linear as a linear of their own.
 
-    Returns:
-        The rows' numbers; the linear that they make, in which each is a part of its own where there are experts; and
-        their weights and codes, in new memory.
+    Attributes:
+        rows: Their numbers.
+        linear: The linear that they make; each is a part of its own where there are experts.
+        weight_RI: Their weights.
+        codes_RI: Their codes.
     """
+
+    rows: NDArray[np.intp]
+    linear: Linear
+    weight_RI: Weight
+    codes_RI: Bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take in memory."""
+        return int(self.weight_RI.nbytes + self.codes_RI.nbytes)
+
+
+def read_sample(pair: Pair, linear: Linear) -> SampledRows:
+    """Read the sample of a linear into new memory."""
     blocks = sampled_blocks(linear)
     rows = np.concatenate([np.arange(start, stop) for start, stop in blocks])
-    weight_RI: F32 = np.empty((len(rows), linear.num_columns), np.float32)
+    is_half = pair.reference.index.specs[linear.name].dtype == "bfloat16"
+    weight_RI: Weight = np.empty((len(rows), linear.num_columns), np.uint16 if is_half else np.float32)
     codes_RI: Bytes = np.empty(weight_RI.shape, np.uint8)
     done = 0
     for start, stop in blocks:
         part = slice(done, done + stop - start)
-        weight_RI[part] = pair.reference.floats(linear.name, start, stop)
-        codes_RI[part] = pair.quantized.codes(linear.name, start, stop)
+        weight_RI[part], codes_RI[part] = pair.rows(linear, start, stop)
         done += stop - start
     blocks_R = rows // linear.row_block
     sample = replace(
@@ -203,7 +220,16 @@ def read_sample(pair: Pair, linear: Linear) -> tuple[NDArray[np.intp], Linear, F
         scale_PJ=np.ascontiguousarray(linear.scale_PJ[blocks_R]),
         zero_PJ=np.ascontiguousarray(linear.zero_PJ[blocks_R]) if linear.zero_PJ.size else linear.zero_PJ,
     )  # fmt: skip
-    return rows, sample, weight_RI, codes_RI
+    return SampledRows(rows, sample, weight_RI, codes_RI)
+
+
+def _float32(pair: Pair, weight_RI: Weight) -> F32:
+    """A weight's numbers in new memory."""
+    if weight_RI.dtype != np.uint16:
+        return weight_RI.astype(np.float32)
+    wide: F32 = np.empty(weight_RI.shape, np.float32)
+    pair.loops.widen(weight_RI.reshape(-1), wide.view(np.uint32).reshape(-1))
+    return wide
 
 
 class Sample:
@@ -212,18 +238,22 @@ class Sample:
     def __init__(self, pair: Pair, linear: Linear) -> None:
         self.linear = linear
         self._pair = pair
-        self.rows, sample, weight, codes = read_sample(pair, linear)
-        self.x_RI = np.divide(weight, _grid_rows(sample.scale_PJ, sample, 0, len(weight)), out=weight)
+        self.taken = read_sample(pair, linear)
+        self.rows, sample, codes = self.taken.rows, self.taken.linear, self.taken.codes_RI
+        self.x_RI: F32 = _float32(pair, self.taken.weight_RI)
+        self.x_RI /= _grid_rows(sample.scale_PJ, sample, 0, len(codes))
         if linear.is_int:
             self.y_RI: F32 = codes.view(np.int8).astype(np.float32)
             if linear.zero_PJ.size:
-                self.y_RI -= _grid_rows(sample.zero_PJ, sample, 0, len(weight))
+                self.y_RI -= _grid_rows(sample.zero_PJ, sample, 0, len(codes))
         else:
             self.y_RI = linear.values[codes]
             step = np.maximum(np.exp2(np.floor(np.log2(np.maximum(np.abs(self.y_RI), 2.0**-6)))), 2.0**-6) * 0.125
             self.x_RI /= step
             self.y_RI /= step
-        self._squares_R = np.einsum("ij,ij->i", self.y_RI, self.y_RI, dtype=np.float64)
+        self._squares_R = np.empty(len(codes))
+        ones: F32 = np.ones((1, linear.num_columns), np.float32)
+        pair.loops.moments(self.y_RI, self.y_RI, ones, self._squares_R, self._squares_R)
 
     @property
     def is_finite(self) -> bool:
@@ -284,9 +314,9 @@ def _grid_rows(grid_PJ: F32, linear: Linear, first: int, count: int) -> F32:
     return rows
 
 
-def all_chunks(linear: Linear) -> Iterator[tuple[int, int]]:
-    """Row ranges that cover a linear, small enough for a core's cache."""
-    return chunks(linear.num_rows, linear.num_columns)
+def all_chunks(pair: Pair, linear: Linear) -> Iterator[tuple[int, int]]:
+    """Row ranges that cover a linear, as large as suits the inner loops."""
+    return chunks(linear.num_rows, linear.num_columns, pair.loops.CHUNK_ELEMENTS)
 
 
 def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]:
@@ -304,7 +334,7 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
     above, below = np.empty(linear.num_rows), np.empty(linear.num_rows)
     used: Mask = np.empty(linear.num_rows, np.bool_)
     part_rows = columns.part_rows(linear)
-    for start, stop in all_chunks(linear):
+    for start, stop in all_chunks(pair, linear):
         weight, codes = pair.rows(linear, start, stop)
         blank_dead(linear, columns, weight, codes, start)
         pair.loops.fit_rows(

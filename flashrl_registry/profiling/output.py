@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +63,7 @@ class StoredVector:
     @property
     def num_bytes(self) -> int:
         """Its size in a file."""
-        return 4 * int(np.prod(self.shape, dtype=np.int64))
+        return 4 * math.prod(self.shape)
 
 
 def write_sidecar(vectors: Mapping[str, ArrayLike | StoredVector], folder: Path) -> Sidecar:

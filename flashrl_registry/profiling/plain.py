@@ -30,6 +30,8 @@ from flashrl_registry.profiling.layout import (
     Weight,
 )
 
+CHUNK_ELEMENTS = 1 << 16
+"""Elements that are worked on at a time: with their codes and in float32, they fit into a core's cache."""
 _SEGMENT = 128
 _BUFFERS = threading.local()
 

@@ -22,9 +22,6 @@ from flashrl_registry.checkpoints import CheckpointIndex, HubFiles
 from flashrl_registry.errors import CheckpointError
 from flashrl_registry.profiling.layout import F32, Bytes, Weight
 
-CHUNK_ELEMENTS = 1 << 17
-"""Elements that are worked on at a time: with their codes and in float32, they fit into a core's cache."""
-
 _DTYPES = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
 
 
@@ -197,8 +194,8 @@ def _as_float32(data: Bytes, dtype: str, wide: Bytes | None, widen: Any) -> F32:
     return result
 
 
-def chunks(rows: int, row_elements: int) -> Iterator[tuple[int, int]]:
-    """Row ranges of about :data:`CHUNK_ELEMENTS` elements that cover a matrix."""
-    step = max(1, CHUNK_ELEMENTS // max(1, row_elements))
+def chunks(rows: int, row_elements: int, chunk_elements: int) -> Iterator[tuple[int, int]]:
+    """Row ranges of about so many elements that cover a matrix."""
+    step = max(1, chunk_elements // max(1, row_elements))
     for start in range(0, rows, step):
         yield start, min(rows, start + step)

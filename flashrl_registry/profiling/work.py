@@ -6,6 +6,7 @@ when the profile is written or refused.
 """
 
 import json
+import math
 import shutil
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from flashrl_registry.profiling.output import StoredVector, write_vectors, writi
 
 _FORMAT = 1
 """Raised where results of an earlier program cannot be used."""
+_HELD_BYTES = 16 << 20
+"""Vectors that stay in memory beside their files, for the end of the run."""
 
 
 class WorkFolder:
@@ -40,6 +43,8 @@ class WorkFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self._held: dict[int, dict[str, StoredVector]] = {}
+        self._held_bytes = 0
 
     def put(self, number: int, task: Task, result: Result) -> None:
         """Keep a task's result; a crash leaves the whole of it or nothing.
@@ -59,6 +64,11 @@ class WorkFolder:
             temporary = self.folder / f"{number}.tmp"
             temporary.write_text(json.dumps(record))
             temporary.replace(self.folder / f"{number}.json")
+        num_bytes = sum(vector.num_bytes for vector in vectors.values())
+        with self._lock:
+            if self._held_bytes + num_bytes <= _HELD_BYTES:
+                self._held_bytes += num_bytes
+                self._held[number] = vectors
 
     def get(self, number: int, task: Task) -> Result | None:
         """A task's result without its vectors, or None where it is not finished."""
@@ -72,8 +82,8 @@ class WorkFolder:
         )
 
     def vectors(self, number: int) -> dict[str, StoredVector]:
-        """A finished task's vectors, read when they are needed."""
-        return stored_vectors(self.folder / f"{number}.vectors")
+        """A finished task's vectors, in memory or read when they are needed."""
+        return self._held.get(number) or stored_vectors(self.folder / f"{number}.vectors")
 
     def _record(self, number: int) -> dict[str, Any] | None:
         file = self.folder / f"{number}.json"
@@ -100,7 +110,7 @@ def stored_vectors(path: Path) -> dict[str, StoredVector]:
 
 
 def _read(file: Path, start: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.fromfile(file, "<f4", count=int(np.prod(shape, dtype=np.int64)), offset=start).reshape(shape)
+    return np.fromfile(file, "<f4", count=math.prod(shape), offset=start).reshape(shape)
 
 
 def run_key(reference: CheckpointIndex, quantized: CheckpointIndex, document: Path, options: dict[str, Any]) -> str:
