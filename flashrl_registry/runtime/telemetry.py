@@ -104,22 +104,26 @@ class Telemetry:
         known = [(sample, sample.profile_O1) for sample in self._samples.values() if sample.profile_O1 is not None]
         if not known:
             return {}
+        known.sort(key=lambda pair: pair[0].frozen)
         device = known[0][0].codes_SI.device
         limits, widths = [], []
         for sample, profile_O1 in known:
-            # Frozen codes stop at the end of the range; recomputed ones tell how far beyond it the weight is.
             ratio_S1 = profile_O1[:: sample.step] / sample.scale_O1[:: sample.step]
-            limits.append(torch.full_like(ratio_S1, 126.5) if sample.frozen else 127.5 * ratio_S1)
+            limits.append(torch.full_like(ratio_S1, 127.0) if sample.frozen else 127.5 * ratio_S1)
             widths.extend([sample.codes_SI.shape[1]] * ratio_S1.shape[0])
         codes = torch.cat([sample.codes_SI.view(-1) for sample, _ in known])
-        # Whole numbers are compared: a code of -128 has no magnitude in int8.
+        # int16, for -128 has no magnitude in int8.
         limit_S = torch.cat(limits).view(-1).clamp_(max=1e4).floor_().to(torch.int16)
         beyond = codes.to(torch.int16).abs_() > limit_S.repeat_interleave(
             torch.tensor(widths, device=device), output_size=codes.numel()
         )
+        # Recomputed codes tell how far beyond the profile's range a weight is. Frozen ones stop at its end, where the
+        # largest weight of a row lies, too; only -128 is always beyond, and stands for as many on the other side.
+        frozen = sum(sample.codes_SI.numel() for sample, _ in known if sample.frozen)
+        num_beyond = beyond.sum() + beyond[codes.numel() - frozen :].sum()
         scales = torch.cat([sample.scale_O1.view(-1) for sample, _ in known])
         drift = (scales / torch.cat([profile_O1.reshape(-1) for _, profile_O1 in known])).log2().abs().sum()
-        rate = float(beyond.sum()) / codes.numel()
+        rate = float(num_beyond) / codes.numel()
         return {"clip_rate": rate, "scale_drift": float(drift) / scales.numel(), "saturated": self._saturated(rate)}
 
     def _saturated(self, rate: float) -> float:

@@ -53,3 +53,22 @@ def test_plans_without_a_profile_report_only_what_changed() -> None:
     telemetry = Telemetry()
     update(telemetry, WEIGHT, Vectors({}))
     assert update(telemetry, -WEIGHT, Vectors({})).keys() == {"codes_changed"}
+
+
+def test_frozen_codes_tell_the_same_clip_rate_as_recomputed_ones() -> None:
+    rates = {}
+    for frozen in (False, True):
+        telemetry = Telemetry()
+        assert update(telemetry, WEIGHT, frozen=frozen)["clip_rate"] == 0, "a row's largest weight is within the range"
+        rates[frozen] = update(telemetry, WEIGHT * 2, frozen=frozen)["clip_rate"]
+    assert rates[True] == pytest.approx(rates[False], rel=0.25)
+
+
+def test_linears_with_frozen_and_with_recomputed_scales_are_counted_together() -> None:
+    vectors = Vectors({f"weight_scale/{name}": PROFILE.by_key["weight_scale/w"] for name in ("w", "v")})
+    telemetry = Telemetry()
+    telemetry.begin()
+    telemetry.observe("w", *quantize_int8(WEIGHT * 2, vectors.by_key["weight_scale/w"]), vectors, frozen=True)
+    telemetry.observe("v", *quantize_int8(WEIGHT), vectors, frozen=False)
+    alone = update(Telemetry(), WEIGHT * 2, frozen=True)["clip_rate"]
+    assert telemetry.finish()["clip_rate"] == pytest.approx(alone / 2)
