@@ -11,7 +11,7 @@ from run import ROUTES, SCHEMES
 
 HEAD = """# What was run on a GPU
 
-Made by `tests/gpu/table.py` from a run of `tests/gpu/run.py` on one {device}
+Made by `tests/gpu/table.py` from a run of `pytest -m gpu tests/gpu/test_modes.py` on one {device}
 ({versions}, {date}).
 
 Nothing here runs in CI; anyone with a Hopper GPU can run it. A cell says how many of {routes} ways of updating left
