@@ -114,6 +114,7 @@ class InPlace:
 
     def begin(self) -> None:
         """A new update."""
+        torch.cuda.synchronize(self._device)  # forwards that are under way end with the weights that they began with
         self._flags.fill_(True)
         self._written = []
 
