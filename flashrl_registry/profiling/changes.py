@@ -14,7 +14,7 @@ from flashrl_registry.profiling.reader import num_rows
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_COMPARED_BYTES = 1 << 18
+_COMPARED_BYTES = 1 << 19
 _REMOTE_BYTES = 8 << 20
 """Tensors of at most this size are compared whole where bytes come over the network."""
 
