@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, Rescale, ResolvedPlan, ResolvedTensor
-from flashrl_registry.ops import kernels_run, quantize_fp8, quantize_int8, rescale_rows
+from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, Rescale, ResolvedTensor
+from flashrl_registry.ops import quantize_fp8, quantize_int8, rescale_rows
 from flashrl_registry.ops.triton_launch import Recording, not_launches_alone
 from flashrl_registry.runtime._vllm.places import Place
 from flashrl_registry.runtime._vllm.sent import SCALE, Sent
@@ -174,10 +174,3 @@ class InPlace:
             rows_RC = fingerprint(torch.cat(columns).view(-1, 1))
             for name, rows in zip(names, rows_RC.split([column.numel() for column in columns]), strict=True):
                 self._sent.note(name, rows)
-
-
-def may_write_in_place(resolved: ResolvedPlan, vllm_config: Any, device: torch.device) -> bool:
-    """Whether places are worth looking for: one worker on a GPU holds whole tensors, and none waits for another."""
-    alone = vllm_config.parallel_config.world_size == 1
-    waits = any(isinstance(tensor.op, Rescale) and tensor.op.dead_inputs_of for tensor in resolved.tensors)
-    return kernels_run(device) and alone and not waits and resolved.update_mode != "staged"

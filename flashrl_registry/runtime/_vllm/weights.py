@@ -21,14 +21,13 @@ import torch
 from torch import nn
 
 from flashrl_registry.compiler.engine_config import treatment_of
-from flashrl_registry.compiler.modules import is_embedding_weight
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import NotServableError, PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.runtime._vllm import compat
-from flashrl_registry.runtime._vllm.in_place import InPlace, may_write_in_place
+from flashrl_registry.runtime._vllm.in_place_way import InPlaceWay
 from flashrl_registry.runtime._vllm.intake import Intake
-from flashrl_registry.runtime._vllm.places import find_places
 from flashrl_registry.runtime._vllm.ready import passed_through
+from flashrl_registry.runtime._vllm.tied_head import TiedHead
 from flashrl_registry.runtime._vllm.update import (
     NamedTensors,
     State,
@@ -46,7 +45,6 @@ from flashrl_registry.runtime.start_model import ReadyMade
 from flashrl_registry.runtime.transform import Vectors
 
 _ATTRIBUTE = "flashrl_planned_weights"
-_HEAD = "lm_head.weight"
 
 
 def planned_weights(model: nn.Module) -> "PlannedWeights | None":
@@ -67,19 +65,19 @@ class PlannedWeights:
     def __init__(self, model: nn.Module, resolved: ResolvedPlan, vectors: Vectors) -> None:
         self.model = model
         self.resolved = resolved
-        # Some tied models' files hold the head as well; trainers may send it, and the engine has no place for it.
-        self.tensors = {tensor.name: tensor for tensor in resolved.tensors if not self._is_tied_copy(tensor.name)}
-        self.state = State()
-        self.update: Update | None = None
         # vLLM builds a model with its device as the default one, and loads it without.
         device = next((p.device for p in model.parameters() if not p.is_meta), torch.get_default_device())
+        self._tied = TiedHead(model, resolved, device)
+        # Some tied models' files hold the head as well; trainers may send it, and the engine has no place for it.
+        self.tensors = {tensor.name: tensor for tensor in resolved.tensors if not self._tied.is_copy(tensor.name)}
+        self.state = State()
+        self.update: Update | None = None
         self._intake = Intake(resolved, self.tensors, vectors, device)
         self.sent = self._intake.sent
         self.ready_made: dict[str, ReadyMade] | None = None  # set where the first load is of a quantized checkpoint
         self._staging = resolved.update_mode == "staged"
         self._passes = Passes()
-        self._target: InPlace | None = None
-        self._places_unknown = False
+        self._in_place = InPlaceWay(model, resolved, self.tensors, self._intake)
         self._original: Callable[[NamedTensors], set[str] | None] = model.load_weights
         self._vllm_config: Any = None
         self._gate: Gate | None = None
@@ -97,7 +95,7 @@ class PlannedWeights:
         self._rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._gate = gate
         self._vllm_config = vllm_config
-        self._places_unknown = may_write_in_place(self.resolved, vllm_config, self._intake.device)
+        self._in_place.attach(vllm_config)
         compat.remember_emptied(self.model)
         compat.remember_expert_kernels(self.model)
 
@@ -195,7 +193,7 @@ class PlannedWeights:
                 self.update.missing = set(self.ready_made)
         if self.ready_made is None:
             return self._original(self._planned(self.update, weights, clone=False))
-        stream = passed_through(weights, self.ready_made, self.update, self.sent, is_tied_copy=self._is_tied_copy)
+        stream = passed_through(weights, self.ready_made, self.update, self.sent, is_tied_copy=self._tied.is_copy)
         return self._original(stream)
 
     def finish_first_load(self, *, dummy: bool) -> None:
@@ -238,7 +236,7 @@ class PlannedWeights:
             logger.warning("a whole update begins: the half-done one before it is dropped")
             self._drop_half_done()
         if self.update is None and not compat.reload_is_open(self.model):
-            return self._without_late_tied_copy(weights)
+            return self._tied.without_late_copy(weights)
         if self.update is not None and self.update.ours and not self.update.announced:
             return self._starting_over(weights)
         return weights
@@ -256,8 +254,8 @@ class PlannedWeights:
             self.update.in_place = in_place
             if self.update.staged is None:
                 self._set_state("updating", "a weight update is half done")
-                if self._target is not None and in_place:
-                    self._target.begin()
+                if in_place:
+                    self._in_place.target.begin()
                 elif not open_now:
                     compat.open_reload(self.model)
         return self.update
@@ -266,21 +264,13 @@ class PlannedWeights:
         """As :meth:`takes_in_place`, before places are looked for, which an open reload hides."""
         if self.update is not None:
             return self.update.in_place
-        return self._target is not None or (self._places_unknown and self.state.kind == "serving")
+        return self._in_place.may_open(serving=self.state.kind == "serving")
 
     def takes_in_place(self) -> bool:
         """Whether the open update, or the next one, is written to where the engine reads, past vLLM's loaders."""
         if self.update is not None:
             return self.update.in_place
-        if self._target is not None and not self._target.holds():
-            self._target, self._places_unknown = None, True
-        if self._target is None and self._places_unknown and self.state.kind == "serving" and self.sent.rows:
-            self._places_unknown = False
-            places, reason = find_places(self.model, self.resolved, self.tensors, self.sent)
-            if places:
-                self._target = InPlace(places, self.sent, self._intake.telemetry)
-            logger.info("weight updates %s", f"go through vLLM's loaders: {reason}" if reason else "are made in place")
-        return self._target is not None
+        return self._in_place.is_open(serving=self.state.kind == "serving")
 
     def _continue_after_vllm(self, update: Update) -> None:
         """The reload was finalized by vLLM while tensors were missing; half-loaded layers were processed, too."""
@@ -302,9 +292,9 @@ class PlannedWeights:
         return set()
 
     def _write(self, update: Update, weights: NamedTensors) -> None:
-        assert self._target is not None
+        target = self._in_place.target
         for name, value in self._arriving(update, weights, clone=True):
-            self._intake.write(update, name, value, self._target)
+            self._intake.write(update, name, value, target)
         if update.missing:  # the last tensor waits for the whole device
             torch.cuda.current_stream(self._intake.device).synchronize()  # the sender may use its buffers again
 
@@ -318,7 +308,7 @@ class PlannedWeights:
     def _arriving(self, update: Update, weights: NamedTensors, *, clone: bool) -> Iterator[tuple[str, torch.Tensor]]:
         """Under the plan's names; a tied model's head is put aside."""
         for sent_name, sent in weights:
-            if self._is_tied_copy(sent_name):
+            if self._tied.is_copy(sent_name):
                 if update.tied_head is not None:
                     raise refused(sent_name, "sent twice in one update")
                 update.tied_head = sent.to(self._intake.device, copy=clone)
@@ -333,17 +323,16 @@ class PlannedWeights:
         began = time.perf_counter()
         try:
             if (staged := update.staged) is not None:
-                self._check_staged_head(update.tied_head, staged)
+                self._tied.check_staged(update.tied_head, staged)
                 self._set_state("updating", "a staged weight update goes in")
                 update.staged = None  # from here on layers may hold its weights
                 compat.open_reload(self.model)
                 self._original(iter(staged))
-            if update.in_place and self._target is not None:
-                self._target.settle(self._intake.vectors)
+            if update.in_place:
+                self._in_place.target.settle(self._intake.vectors)
             else:
                 compat.close_reload(self.model, self._vllm_config.model_config)
-            if update.tied_head is not None and compat.tied_head_differs(self.model, update.tied_head):
-                raise refused(_HEAD, "differs from the embedding that this tied model uses for it")  # noqa: TRY301 - one abort path
+            self._tied.check(update.tied_head)
         except BaseException as exc:
             self._abort(exc)
             raise
@@ -368,14 +357,6 @@ class PlannedWeights:
             "weight update %d: %d tensors, %.1f MB, %.3f s",
             version, self.state.last_update["tensors"], update.num_bytes / 1e6, self.state.last_update["seconds"],
         )  # fmt: skip
-
-    def _check_staged_head(self, head: torch.Tensor | None, staged: list[tuple[str, torch.Tensor]]) -> None:
-        """The old weights go on serving where a tied head differs, so it is looked at before they are touched."""
-        if head is None:
-            return
-        for name, value in staged:
-            if is_embedding_weight(name) and not torch.equal(value, head.to(value.dtype)):
-                raise refused(_HEAD, f"differs from {name}, which this tied model uses for it")
 
     def _drop_half_done(self) -> None:
         if self.update is not None and self.update.staged is None:
@@ -403,8 +384,7 @@ class PlannedWeights:
     def discard(self) -> None:
         """The weights are gone (sleep level 2): refuse to generate until a complete update has arrived."""
         self._intake.forget()
-        self._places_unknown = self._places_unknown or self._target is not None
-        self._target = None
+        self._in_place.forget()
         self._set_state("quarantined", "sleep level 2 discarded the weights")
 
     def _set_state(self, kind: str, reason: str = "") -> None:
@@ -414,23 +394,6 @@ class PlannedWeights:
 
     # -- what a call begins with ---------------------------------------------------------------------------------
 
-    def _is_tied_copy(self, name: str) -> bool:
-        """Some trainers send the head of a tied model too; it must be the embedding, which the plan decides."""
-        return self.resolved.base_model.tied_embeddings and name.endswith(_HEAD)
-
-    def _without_late_tied_copy(self, weights: NamedTensors) -> NamedTensors | None:
-        """Between updates, take in a tied head that comes after the last expected tensor.
-
-        Returns:
-            The tensors that begin the next update; None where there are none. A head that differs from the resident
-            embedding begins one, so it is compared again when that update is complete.
-        """
-        iterator = iter(weights)
-        for name, value in iterator:
-            if not self._is_tied_copy(name) or compat.tied_head_differs(self.model, value.to(self._intake.device)):
-                return itertools.chain([(name, value)], iterator)
-        return None
-
     def _starting_over(self, weights: NamedTensors) -> NamedTensors:
         """Drop a half-done update when a call begins with a tensor that begins a pass, or that it already has."""
         update = self.update
@@ -439,7 +402,7 @@ class PlannedWeights:
         for name, value in iterator:
             first = next(unfused(name, value, self.tensors))[0]
             missing = update.missing
-            if self._is_tied_copy(first):
+            if self._tied.is_copy(first):
                 missing = set() if update.tied_head is not None else {first}
             elif first not in self.tensors:
                 missing = {first}  # refused in its place
