@@ -21,79 +21,25 @@ Shape legend: R rows, I input columns, P blocks of rows, J blocks of columns, E 
 import numpy as np
 from numba import cfunc, njit, types
 
+from flashrl_registry.profiling.kernel_arithmetic import (
+    FP8_MAX,
+    INFINITY,
+    between,
+    fp8_order,
+    fp8_step,
+    from_bfloat16,
+    from_bits,
+    keep_bits,
+    magnitude,
+    to_fp8,
+    to_half,
+)
 from flashrl_registry.profiling.layout import NUM_FACTS, SEGMENT
 
 _SIGNAL, _NOISE, _RESIDUAL, _AWAY, _SCALE, _ZERO_POINT, _X, _U, _Q = (SEGMENT * number for number in range(9))
 """Where in ``work`` what is kept, in floats; the first three are sums."""
 _ONE, _ZERO = np.float32(1), np.float32(0)
-_FP8_MAX, _FP8_NORMAL, _FP8_SUBNORMALS = np.float32(448), np.float32(2.0**-6), np.float32(512)
 _FP8_CLIP = np.float32(464)  # half a step above the largest number still rounds to it
-_EIGHTH = np.float32(0.125)
-_SIGN, _MAGNITUDE, _INFINITY = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
-_HALF_NORMAL, _HALF_STEPS = np.float32(2.0**-14), np.float32(2.0**24)
-
-
-@njit(inline="always")
-def _widen(half):
-    """bfloat16 bits to float32."""
-    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
-
-
-@njit(inline="always")
-def _magnitude(x):
-    """Bits of the absolute value: in the order of the numbers, what is not finite above all of them."""
-    return np.uint32(np.float32(x).view(np.uint32) & _MAGNITUDE)
-
-
-@njit(inline="always")
-def _number(bits):
-    return np.uint32(bits).view(np.float32)
-
-
-@njit(inline="always")
-def _between(x, smallest, largest):
-    x = x if x > smallest else smallest
-    return x if x < largest else largest
-
-
-@njit(inline="always")
-def _keep_bits(x, dropped):
-    """Round to nearest even, leaving out that many low bits of the mantissa."""
-    bits = np.float32(x).view(np.uint32)
-    half = np.uint32((np.uint32(1) << np.uint32(dropped - 1)) - np.uint32(1))
-    odd = np.uint32(np.uint32(bits >> np.uint32(dropped)) & np.uint32(1))
-    bits = np.uint32(np.uint32(bits + half) + odd)
-    return np.uint32(np.uint32(bits >> np.uint32(dropped)) << np.uint32(dropped)).view(np.float32)
-
-
-@njit(inline="always")
-def _half(x):
-    """Round to float16, subnormal ones included; no value here is too large for it."""
-    return np.rint(x * _HALF_STEPS) / _HALF_STEPS if abs(x) < _HALF_NORMAL else _keep_bits(x, 13)
-
-
-@njit(inline="always")
-def _fp8(x):
-    """Round to float8_e4m3fn; the value, which is at most 448."""
-    return np.rint(x * _FP8_SUBNORMALS) / _FP8_SUBNORMALS if abs(x) < _FP8_NORMAL else _keep_bits(x, 20)
-
-
-@njit(inline="always")
-def _fp8_order(value):
-    """Number of an e4m3fn value in ascending order, 0 for 0: neighbours differ by one."""
-    bits = np.float32(value).view(np.uint32)
-    magnitude = np.uint32(bits & _MAGNITUDE)
-    size = np.uint32(magnitude).view(np.float32)
-    normal = np.float32(np.int32(magnitude >> np.uint32(20)) - np.int32(960))
-    order = size * _FP8_SUBNORMALS if size < _FP8_NORMAL else normal
-    return -order if np.uint32(bits & _SIGN) else order
-
-
-@njit(inline="always")
-def _fp8_step(value):
-    """Distance of neighbouring e4m3fn numbers where a value lies."""
-    power = np.uint32(np.uint32(np.float32(value).view(np.uint32) & _INFINITY)).view(np.float32)
-    return max(power, _FP8_NORMAL) * _EIGHTH
 
 
 @njit(inline="always")
@@ -135,7 +81,7 @@ def _smooth(work, half, wide, is_half, at, factor, inverse, inverse_at, count):
     """``x`` of a segment: the weight, whichever it is, times its factors."""
     if is_half:
         for j in range(count):
-            work[_X + j] = _widen(half[at + j]) * factor * inverse[inverse_at + j]
+            work[_X + j] = from_bfloat16(half[at + j]) * factor * inverse[inverse_at + j]
     else:
         for j in range(count):
             work[_X + j] = wide[at + j] * factor * inverse[inverse_at + j]
@@ -150,9 +96,9 @@ def _write(out, at, work, equal, clipped, equal_low, away, peak):
     out[at + 3] = work[_SIGNAL]
     out[at + 4] = work[_NOISE]
     out[at + 5] = equal_low
-    out[at + 6] = np.float64(1) if peak >= _INFINITY else np.float64(0)
+    out[at + 6] = np.float64(1) if peak >= INFINITY else np.float64(0)
     out[at + 7] = away
-    out[at + 8] = _number(peak)
+    out[at + 8] = from_bits(peak)
 
 
 @njit(inline="always")
@@ -173,24 +119,24 @@ def _compare_segment(work, codes, at, count, smallest, largest, has_zero, low):
         work[_SIGNAL + j] += x * x
         error = (u - (code - zero if has_zero else code)) * scale
         work[_NOISE + j] += error * error
-        peak = max(peak, _magnitude(u))
+        peak = max(peak, magnitude(u))
         if has_zero:
             u += zero
-        inside = _between(u, smallest, largest)
+        inside = between(u, smallest, largest)
         residual = inside - code
         work[_RESIDUAL + j] += residual * residual
         rounded = np.rint(inside)
         clipped += np.int32(rounded != np.rint(u))
         equal += np.int32(rounded == code)
-        away = max(away, _magnitude(rounded - code))
+        away = max(away, magnitude(rounded - code))
         if low == 1:
-            x = _keep_bits(_keep_bits(x, 16) / scale, 16)
-            x = _keep_bits(x + zero, 16) if has_zero else x
-            equal_low += np.int32(np.rint(_between(x, smallest, largest)) == code)
+            x = keep_bits(keep_bits(x, 16) / scale, 16)
+            x = keep_bits(x + zero, 16) if has_zero else x
+            equal_low += np.int32(np.rint(between(x, smallest, largest)) == code)
         elif low == 2:
-            x = _half(_half(x) / scale)
-            x = _half(x + zero) if has_zero else x
-            equal_low += np.int32(np.rint(_between(x, smallest, largest)) == code)
+            x = to_half(to_half(x) / scale)
+            x = to_half(x + zero) if has_zero else x
+            equal_low += np.int32(np.rint(between(x, smallest, largest)) == code)
     return equal, clipped, equal_low, away, peak
 
 
@@ -222,7 +168,7 @@ def compare_int8(
             equal, clipped, equal_low = equal + found[0], clipped + found[1], equal_low + found[2]
             away, peak = max(away, found[3]), max(peak, found[4])
         _join(work)
-        _write(out, row * NUM_FACTS, work, equal, clipped, equal_low, _number(away), peak)
+        _write(out, row * NUM_FACTS, work, equal, clipped, equal_low, from_bits(away), peak)
 
 
 def compare_fp8(
@@ -251,22 +197,22 @@ def compare_fp8(
                 work[_SIGNAL + j] += x * x
                 error = (u - q) * scale_
                 work[_NOISE + j] += error * error
-                peak = max(peak, _magnitude(u))
+                peak = max(peak, magnitude(u))
                 clipped += np.int64(abs(u) > _FP8_CLIP)
             for j in range(count):
-                u, q = _between(work[_U + j], -_FP8_MAX, _FP8_MAX), work[_Q + j]
-                residual = (u - q) / _fp8_step(u)
+                u, q = between(work[_U + j], -FP8_MAX, FP8_MAX), work[_Q + j]
+                residual = (u - q) / fp8_step(u)
                 work[_RESIDUAL + j] += residual * residual
-                work[_U + j] = _fp8(u)
+                work[_U + j] = to_fp8(u)
             for j in range(count):
                 code, q = work[_U + j], work[_Q + j]
                 equal += np.int64(code == q)
-                work[_AWAY + j] = max(work[_AWAY + j], abs(_fp8_order(code) - _fp8_order(q)))
+                work[_AWAY + j] = max(work[_AWAY + j], abs(fp8_order(code) - fp8_order(q)))
             if low:
                 for j in range(count):
                     x, scale_ = work[_X + j], work[_SCALE + j]
-                    u = _keep_bits(_keep_bits(x, 16) / scale_, 16) if low == 1 else _half(_half(x) / scale_)
-                    equal_low += np.int64(_fp8(_between(u, -_FP8_MAX, _FP8_MAX)) == work[_Q + j])
+                    u = keep_bits(keep_bits(x, 16) / scale_, 16) if low == 1 else to_half(to_half(x) / scale_)
+                    equal_low += np.int64(to_fp8(between(u, -FP8_MAX, FP8_MAX)) == work[_Q + j])
         _join(work)
         away = _ZERO
         for j in range(SEGMENT):
@@ -286,7 +232,7 @@ def _fit_plain_rows(
         for start in range(0, num_columns, SEGMENT):
             count, at, inverse_at = min(SEGMENT, num_columns - start), row * num_columns + start, part + start
             for j in range(count):
-                x = np.float64(_widen(half[at + j]) * inverse[inverse_at + j] / divisor)
+                x = np.float64(from_bfloat16(half[at + j]) * inverse[inverse_at + j] / divisor)
                 lanes[j] += np.float64(np.int8(codes[at + j])) * x
                 lanes[SEGMENT + j] += x * x
         _join_doubles(lanes)
@@ -355,7 +301,7 @@ def moments(x, y, inverse, inverse_step, num_rows, num_columns, lanes, above, be
 def widen(half, wide, count):
     """bfloat16 to float32."""
     for i in range(count):
-        wide[i] = _widen(half[i])
+        wide[i] = from_bfloat16(half[i])
 
 
 def mark_used(codes, num_rows, num_columns, used):

@@ -18,7 +18,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-_SOURCES = ("kernels.py", "layout.py", "object_code.py")
+_SOURCES = ("kernels.py", "kernel_arithmetic.py", "layout.py", "object_code.py")
 NAMES = ("compare_int8", "compare_fp8", "fit_rows", "moments", "widen", "mark_used")
 _DIGEST_BYTES = 32
 _KEEP: list[Any] = []
