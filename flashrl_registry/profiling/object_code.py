@@ -74,6 +74,7 @@ def _write(name: str, code: bytes) -> None:
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(hashlib.sha256(code).digest() + code)
+                Path(temporary).chmod(0o644)  # for who else runs the program, as Python's own
                 Path(temporary).replace(folder / name)
             except OSError:
                 Path(temporary).unlink(missing_ok=True)
