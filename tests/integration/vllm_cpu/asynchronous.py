@@ -15,9 +15,10 @@ Result = dict[str, Any]
 
 
 def start(model: str, **kwargs: Any) -> AsyncLLM:
+    kwargs = {"max_model_len": 128, "enable_prefix_caching": False, **kwargs}
     args = AsyncEngineArgs(
-        model=model, skip_tokenizer_init=True, max_model_len=128, enforce_eager=True, enable_prefix_caching=False,
-        num_gpu_blocks_override=64, worker_extension_cls="receiver.Receiver", **kwargs,
+        model=model, skip_tokenizer_init=True, enforce_eager=True, num_gpu_blocks_override=64,
+        worker_extension_cls="receiver.Receiver", **kwargs,
     )  # fmt: skip
     return AsyncLLM.from_engine_args(args)
 
@@ -95,6 +96,72 @@ async def _two_replicas(args: Result) -> Result:
     result["healed"] = await observe(engine, 2)
     engine.shutdown()
     return result
+
+
+PROMPT = [(7 * i) % 250 for i in range(96)]  # three blocks
+
+
+class Running:
+    """A request that goes on by itself."""
+
+    def __init__(self, engine: AsyncLLM, prompt: list[int], count: int) -> None:
+        self.tokens: list[int] = []
+        self._task = asyncio.create_task(self._go(engine, prompt, count))
+
+    async def _go(self, engine: AsyncLLM, prompt: list[int], count: int) -> None:
+        params = vllm.SamplingParams(temperature=0.0, max_tokens=count, detokenize=False, ignore_eos=True)
+        async for output in engine.generate({"prompt_token_ids": prompt}, params, os.urandom(4).hex()):
+            self.tokens = list(output.outputs[0].token_ids)
+
+    async def until(self, count: int) -> None:
+        while len(self.tokens) < count and not self._task.done():
+            await asyncio.sleep(0.005)
+
+    async def end(self) -> list[int]:
+        await asyncio.wait_for(self._task, 120)
+        return self.tokens
+
+
+async def _paused_update(engine: AsyncLLM, args: Result, *, clear_cache: bool, newcomer: bool) -> Result:
+    """One update while a request stands still, seen from that request and from one that comes meanwhile."""
+    old = await Running(engine, PROMPT, 8).end()
+    running = Running(engine, PROMPT, 100)
+    await running.until(4)
+    await engine.pause_generation(mode="keep", clear_cache=clear_cache)
+    kept = list(running.tokens)
+    incomplete = await attempt(engine.collective_rpc("reload_weights", kwargs={"weights_path": args["bad"]}))
+    state = (await status_async(engine))[0]["state"]
+    await engine.collective_rpc("receive_one_by_one", args=(args["updated"],))
+    stood_still = running.tokens == kept
+    came = Running(engine, PROMPT, 8) if newcomer else None
+    await asyncio.sleep(0.2)
+    await engine.resume_generation()
+    ended = await running.end()
+    after = await (came or Running(engine, PROMPT, 8)).end()
+    await engine.reset_prefix_cache()
+    whole = await Running(engine, [*PROMPT, *kept], len(ended) - len(kept)).end()
+    fresh = await Running(engine, PROMPT, 8).end()
+    await engine.collective_rpc("receive_one_by_one", args=(args["model"],))
+    return {
+        "old": old, "after": after, "fresh": fresh, "kept": kept, "ended": ended, "whole": whole,
+        "stood_still": stood_still, "incomplete": incomplete, "state": state,
+    }  # fmt: skip
+
+
+async def _paused(args: Result) -> Result:
+    engine = start(args["model"], max_model_len=256, enable_prefix_caching=True, block_size=32)
+    result: Result = {}
+    for clear_cache in (True, False):
+        for newcomer in (True, False):
+            name = f"{'cleared' if clear_cache else 'kept'}, {'a newcomer' if newcomer else 'nobody else'}"
+            result[name] = await _paused_update(engine, args, clear_cache=clear_cache, newcomer=newcomer)
+    engine.shutdown()
+    return result
+
+
+def paused(args: Result) -> Result:
+    """Updates between ``pause_generation(mode="keep")`` and ``resume_generation``."""
+    return asyncio.run(_paused(args))
 
 
 def one_replica(args: Result) -> Result:

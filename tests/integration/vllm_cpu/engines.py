@@ -13,6 +13,7 @@ SCENARIOS = {
     "alone": ("engines", "alone"),
     "launched": ("launched", "two_processes"),
     "one_replica": ("asynchronous", "one_replica"),
+    "paused": ("asynchronous", "paused"),
     "ray": ("ray_job", "two_nodes"),
     "two_replicas": ("asynchronous", "two_replicas"),
     "two_workers": ("tensor_parallel", "two_workers"),

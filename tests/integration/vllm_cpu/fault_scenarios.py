@@ -499,23 +499,30 @@ def with_weight_transfer(backend: str) -> Callable[[Result], None]:
     return lambda args: engine(args["models"][0], weight_transfer_config=WeightTransferConfig(backend=backend))
 
 
-STARTS: dict[str, tuple[str, str | None, Callable[[Result], Any], str]] = {
-    # id: what, FLASHRL_CONFIG (a key of the arguments' configs), start, part of the error
+STARTS: dict[str, tuple[Any, ...]] = {
+    # id: what, FLASHRL_CONFIG (@: a key of the arguments' configs), start, parts of the error
     "unknown-reference": ("FLASHRL_CONFIG names no plan", "nobody/nothing@1.0.0",
                           lambda args: engine(args["models"][0]), "nobody/nothing"),
     "malformed-reference": ("FLASHRL_CONFIG is no reference", "not a ref",
-                            lambda args: engine(args["models"][0]), "not a plan reference"),
+                            lambda args: engine(args["models"][0]), "not a plan reference", "namespace/name"),
     "plan-altered": ("the plan's text was changed", "@altered",
-                     lambda args: engine(args["models"][0]), "does not match its digest"),
+                     lambda args: engine(args["models"][0]), "does not match its digest", "recorded sha256:"),
     "sidecar-altered": ("the profile's vectors were changed", "@sidecar",
-                        lambda args: engine(args["models"][0]), "does not match its digest"),
+                        lambda args: engine(args["models"][0]), "does not match its digest", ".safetensors"),
     "sidecar-missing": ("the profile's vectors are gone", "@nosidecar",
                         lambda args: engine(args["models"][0]), ".safetensors"),
     "vllm-out-of-range": ("the plan is for other vLLM releases", "@range",
                           lambda args: engine(args["models"][0]), "vLLM"),
-    "another-model": ("the plan is for another model", "@plan", lambda args: engine(args["another"]), "the plan"),
+    "another-model": ("the plan is for another model", "@plan", lambda args: engine(args["another"]),
+                      "the plan is for", "not for another"),
+    "lock-of-another-plan": ("a lock pins another plan than lies there", "@lock",
+                             lambda args: engine(args["models"][0]), "is not the plan that the reference pins"),
+    "replica-not-numbered": ("a hybrid, and nothing tells which replica the engine is", "@hybrid",
+                             lambda args: engine(args["models"][0]),
+                             "nothing tells this engine which replica it is", "FLASHRL_REPLICA=RANK/SIZE"),
     "undecided-tensor": ("the checkpoint has a tensor that the plan does not decide", "@plan",
-                         lambda args: engine(args["grown"]), "not decided by the plan"),
+                         lambda args: engine(args["grown"]),
+                         "not decided by the plan", "model.layers.0.mlp.up_proj.bias"),
     "missing-tensor": ("the checkpoint lacks a tensor of the plan", "@plan",
                        lambda args: engine(args["shrunk"]), "model.layers.1.mlp.up_proj.weight"),
     "nan-in-checkpoint": ("NaN in the checkpoint itself", "@plan",
@@ -530,7 +537,8 @@ STARTS: dict[str, tuple[str, str | None, Callable[[Result], Any], str]] = {
     "overrides-function": ("the program passes hf_overrides as a function", "int8",
                            lambda args: engine(args["models"][0], hf_overrides=lambda config: config), "as a dict"),
     "sharded-state": ("load_format='sharded_state' writes past the plan", "int8",
-                      lambda args: engine(args["models"][0], load_format="sharded_state"), "past model.load_weights"),
+                      lambda args: engine(args["models"][0], load_format="sharded_state"),
+                      "past model.load_weights", "sharded_state"),
     "tensorizer": ("load_format='tensorizer' writes past the plan", "int8",
                    lambda args: engine(args["models"][0], load_format="tensorizer"), "past model.load_weights"),
     "sparse-nccl": ("weight transfer 'sparse_nccl' writes past the plan", "int8",
@@ -553,7 +561,7 @@ def starts(args: Result) -> Result:
     EngineArgs(model=args["models"][0])  # vLLM loads its plugins once, with what VLLM_PLUGINS says now
     empty_loader()
     out: Result = {"faults": {}}
-    for name, (what, config, start, text) in STARTS.items():
+    for name, (what, config, start, *texts) in STARTS.items():
         os.environ["FLASHRL_CONFIG"] = args["configs"][config[1:]] if config.startswith("@") else config
         os.environ.pop("VLLM_PLUGINS", None)
         if name == "plugin-not-allowed":
@@ -563,7 +571,7 @@ def starts(args: Result) -> Result:
             error = None
         except Exception as exc:  # noqa: BLE001
             error = f"{type(exc).__name__}: {exc}"
-        out["faults"][name] = {"what": what, "says": text, "error": error}
+        out["faults"][name] = {"what": what, "says": texts, "error": error}
     os.environ.pop("VLLM_PLUGINS", None)
     os.environ["FLASHRL_CONFIG"] = "int8"
     out["dummy"] = served_dummy(args)

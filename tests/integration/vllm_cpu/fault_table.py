@@ -10,6 +10,8 @@ ELSEWHERE = (
      "test_plugin_kept_out_of_the_workers", NOT_STARTED),
     ("a worker computes another plan than the driver", "test_fail_closed.py",
      "test_worker_that_computes_another_plan", NOT_STARTED),
+    ("FLASHRL_LOGGING_FILE cannot be written, and the program tries again", "test_fail_closed.py",
+     "test_a_log_file_that_cannot_be_written_stops_the_engine_however_often_it_is_tried", NOT_STARTED),
     ("a bad update of an engine core in a subprocess", "test_updates.py",
      "test_engine_core_subprocess_updates_refuses_and_heals", "quarantined, healed bit for bit"),
     ("a tied model's head that differs from its embedding", "test_updates.py",
@@ -43,6 +45,14 @@ _LIMITS = """
 * A sender that does not say where its updates begin and that, after a refused one, sends in another order than before:
   an update may be completed by the first tensors of its next pass. Between passes the engine refuses to generate. With
   `updating`, or in the order of before, the next whole pass heals.
+
+## A paused AsyncLLM
+
+`pause_generation(mode="keep")`, an update (also a refused one before it), `resume_generation`, tested on vLLM 0.32.0 with
+cached prefixes: the requests that stand still are kept and end well, and a request that comes during or after the update
+reads nothing of the old weights. What a kept request generates after the update is of the new weights alone where the
+pause cleared the cache (`clear_cache=True`, the default) or where another request came before it went on. With
+`clear_cache=False` and nobody else it goes on from the keys and values of the old weights, as in vLLM without a plan.
 """
 
 

@@ -123,6 +123,22 @@ def test_async_engine_updates_refuses_without_dying_and_heals(run_scenario, job:
     assert result["incomplete_state"] == "quarantined"
 
 
+def test_requests_that_a_pause_keeps_go_on_under_the_new_weights(run_scenario, job: Job) -> None:
+    """``pause_generation(mode="keep")``, a refused and a whole update, ``resume_generation``, with cached prefixes."""
+    ran = run_scenario("paused", str(job.plan), script="engines.py", in_process=False, **job.paths)
+    assert ran.returncode == 0, ran.log[-3000:]
+    for name, result in ran.result.items():
+        assert (result["stood_still"], result["state"]) == (True, "quarantined"), name
+        assert MISSING in result["incomplete"], name
+        assert result["after"] == result["fresh"] != result["old"], f"{name}: a later request reads nothing old"
+        assert result["ended"][: len(result["kept"])] == result["kept"], name
+        assert len(result["ended"]) == 100, name
+        if name != "kept, nobody else":  # there, as in vLLM alone, it goes on from keys and values of old weights
+            assert result["ended"][len(result["kept"]) :] == result["whole"], (
+                f"{name}: the rest is of new weights alone"
+            )
+
+
 def test_async_replicas_of_a_hybrid_run_their_own_plans(run_scenario, job: Job, alone) -> None:
     ran = run_scenario("two_replicas", str(job.hybrid), script="engines.py", in_process=False, env=APART, **job.paths)
     assert ran.returncode == 0, ran.log[-3000:]
@@ -202,13 +218,6 @@ def test_processes_of_a_launcher_take_their_own_member(run_scenario, job: Job, a
         assert same(observed, reference)
         assert same(observed["updated"], reference)
         assert proven(observed["updated"], 1)
-
-
-def test_a_hybrid_whose_replica_nobody_numbers_does_not_start(run_scenario, job: Job) -> None:
-    ran = run_scenario("fresh", str(job.hybrid), model=job.first)
-    assert ran.returncode != 0
-    assert "nothing tells this engine which replica it is" in ran.log
-    assert "FLASHRL_REPLICA=RANK/SIZE" in ran.log
 
 
 def test_ray_nodes_run_the_pinned_plan_and_not_the_one_that_lies_there_later(

@@ -121,14 +121,6 @@ def refused(ran: Any, *texts: str) -> None:
         assert text in ran.log, ran.log[-3000:]
 
 
-def test_a_lock_of_another_plan_starts_nothing(job: dict[str, Path], run_scenario: Callable[..., Any]) -> None:
-    data = json.loads((job["work"] / "plans.lock").read_text())
-    data["entries"][0]["plan_digest"] = "sha256:" + "0" * 64
-    other = job["work"] / "other.lock"
-    other.write_text(json.dumps(data))
-    refused(run_scenario("fresh", str(other), model=job["model"]), "is not the plan that the reference pins")
-
-
 def test_a_start_model_that_does_not_fit_starts_nothing(
     job: dict[str, Path], run_scenario: Callable[..., Any], tmp_path: Path
 ) -> None:
