@@ -48,11 +48,12 @@ _LIMITS = """
 
 ## A paused AsyncLLM
 
-`pause_generation(mode="keep")`, an update (also a refused one before it), `resume_generation`, tested on vLLM 0.32.0 with
-cached prefixes: the requests that stand still are kept and end well, and a request that comes during or after the update
-reads nothing of the old weights. What a kept request generates after the update is of the new weights alone where the
-pause cleared the cache (`clear_cache=True`, the default) or where another request came before it went on. With
-`clear_cache=False` and nobody else it goes on from the keys and values of the old weights, as in vLLM without a plan.
+`pause_generation(mode="keep")`, an update (also a refused one before it), `resume_generation`, tested on vLLM 0.32.0
+with cached prefixes: the requests that stand still are kept and end well, and a request that comes during or after
+the update reads nothing of the old weights. What a kept request generates after the update is of the new weights
+alone where the pause cleared the cache (`clear_cache=True`, the default) or where another request came before it went
+on. With `clear_cache=False` and nobody else it goes on from the keys and values of the old weights, as in vLLM
+without a plan.
 """
 
 
