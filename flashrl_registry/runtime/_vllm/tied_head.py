@@ -9,6 +9,7 @@ from flashrl_registry.compiler.modules import is_embedding_weight
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime._vllm.update import NamedTensors, refused
+from flashrl_registry.runtime.arrivals import unusable
 
 _HEAD = "lm_head.weight"
 
@@ -26,9 +27,9 @@ class TiedHead:
         self._model, self._device = model, device
         self._tied = resolved.base_model.tied_embeddings
 
-    def is_copy(self, name: str) -> bool:
+    def is_copy(self, name: object) -> bool:
         """The tensor is the head of a tied model."""
-        return self._tied and name.endswith(_HEAD)
+        return self._tied and isinstance(name, str) and name.endswith(_HEAD)
 
     def without_late_copy(self, weights: NamedTensors) -> NamedTensors | None:
         """Between updates, take in a head that comes after the last expected tensor.
@@ -39,7 +40,8 @@ class TiedHead:
         """
         iterator = iter(weights)
         for name, value in iterator:
-            if not self.is_copy(name) or compat.tied_head_differs(self._model, value.to(self._device)):
+            late = self.is_copy(name) and unusable(name, value) is None
+            if not late or compat.tied_head_differs(self._model, value.to(self._device)):
                 return itertools.chain([(name, value)], iterator)
         return None
 

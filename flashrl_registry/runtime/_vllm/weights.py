@@ -36,7 +36,7 @@ from flashrl_registry.runtime._vllm.update import (
     incomplete,
     refused,
 )
-from flashrl_registry.runtime.arrivals import unfused
+from flashrl_registry.runtime.arrivals import unfused, unusable
 from flashrl_registry.runtime.gate import SERVE_HINT, Gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.passes import Passes
@@ -311,6 +311,8 @@ class PlannedWeights:
             if self._tied.is_copy(sent_name):
                 if update.tied_head is not None:
                     raise refused(sent_name, "sent twice in one update")
+                if (reason := unusable(sent_name, sent)) is not None:
+                    raise refused(sent_name, reason)
                 update.tied_head = sent.to(self._intake.device, copy=clone)
                 continue
             for name, value in unfused(sent_name, sent, self.tensors):

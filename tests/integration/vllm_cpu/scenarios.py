@@ -349,7 +349,7 @@ def tied_head(args: Result) -> Result:
             result[name] = observe(llm)
         except Exception as exc:  # noqa: BLE001
             result[name] = f"{type(exc).__name__}: {exc}"
-    for name, sent in (("whole_equal", head), ("whole_different", head + 1)):
+    for name, sent in (("whole_equal", head), ("whole_different", head + 1), ("whole_numpy", head.float().numpy())):
         try:
             live_model(llm).load_weights([("lm_head.weight", sent), *good.items()])
             result[name] = observe(llm)

@@ -174,6 +174,7 @@ def test_a_tied_head_may_be_sent_too_but_must_be_the_embedding(ran) -> None:
     assert same(result["whole_equal"], result["fresh"]), "also heals what came before"
     assert "NotServableError" in result["different"]
     assert "differs from the embedding" in result["whole_different"]
+    assert "lm_head.weight: ndarray, and not a torch.Tensor" in result["whole_numpy"]
 
 
 def test_a_staged_update_with_another_tied_head_leaves_the_old_weights_serving(ran) -> None:
