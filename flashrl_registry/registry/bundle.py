@@ -71,12 +71,13 @@ def read_bundle(path: Path) -> PlanBundle:
     """Read a plan folder, or a plan file with its neighbours. Of the two spellings of a plan, one is enough.
 
     Raises:
-        InvalidRefError: A hybrid, which is several plans.
+        InvalidRefError: A hybrid, which is several plans; or a folder with both.
         NotFoundError: No plan there, or the sidecar that it names is missing.
         IntegrityError: A file differs from the digest recorded for it.
         DocumentError: A document is malformed.
     """
     plan_file = path
+    refuse_two_kinds(path)
     if path.is_dir():
         plan_file = next((path / name for name in (PLAN_YAML, PLAN_JSON) if (path / name).is_file()), path / PLAN_YAML)
         if not plan_file.is_file() and (path / HYBRID_YAML).is_file():
@@ -87,6 +88,21 @@ def read_bundle(path: Path) -> PlanBundle:
         what = f"{path} holds no {PLAN_YAML}" if path.is_dir() else f"no file at {path}"
         raise NotFoundError(what, hint="compile a plan with: flashrl-registry compile")
     return bundle_around(read_document(plan_file, Plan), plan_file, str(path))
+
+
+def refuse_two_kinds(path: Path) -> None:
+    """Refuse a folder that holds a plan and a hybrid: which of them it means, nobody could tell.
+
+    Raises:
+        InvalidRefError: It holds both.
+    """
+    plans = [name for name in (PLAN_YAML, PLAN_JSON) if (path / name).is_file()]
+    if plans and (path / HYBRID_YAML).is_file():
+        raise InvalidRefError(
+            f"{path} holds a plan ({plans[0]}) and a hybrid ({HYBRID_YAML}), and could mean either",
+            hint=f"name the file, {path / plans[0]} or {path / HYBRID_YAML}, or move one of them to another folder",
+            context={"folder": str(path)},
+        )
 
 
 def _not_one_plan(path: Path, file: Path) -> InvalidRefError:
@@ -212,13 +228,35 @@ def refuse_checkpoint_folder(folder: Path) -> None:
         )
 
 
+def refuse_other_kind(folder: Path, names: tuple[str, ...], kind: str) -> None:
+    """Refuse to write beside what the folder is now.
+
+    Args:
+        folder: Where to write.
+        names: Files that must not lie there.
+        kind: What they make of the folder.
+
+    Raises:
+        RegistryError: One lies there.
+    """
+    there = [name for name in names if (folder / name).is_file()]
+    if there:
+        raise RegistryError(
+            f"{folder} holds a {kind} already: {', '.join(there)}; beside it, nobody could tell what the folder means",
+            hint="write to a folder of its own, or move it away first; nothing was changed",
+            context={"folder": str(folder), "files": there},
+        )
+
+
 def refuse_folder(folder: Path, plan: Plan, profile: Profile | None) -> None:
     """Refuse what :func:`write_bundle` refuses, before several bundles are written.
 
     Raises:
-        RegistryError: The folder holds a checkpoint; or a profile, which would pass for this plan's.
+        RegistryError: The folder holds a checkpoint; a hybrid, of which this plan is not; or a profile, which would
+            pass for this plan's.
     """
     refuse_checkpoint_folder(folder)
+    refuse_other_kind(folder, (HYBRID_YAML,), "hybrid")
     file = folder / PROFILE_YAML
     if profile is not None or not file.is_file() or claimed_kind(text := read_text(file)) != Profile.KIND:
         return

@@ -14,7 +14,18 @@ from flashrl_registry.documents import History, Hybrid, Manifest, Plan, canonica
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, UrlSource
 from flashrl_registry.errors import IntegrityError, InvalidRefError, NotFoundError
-from flashrl_registry.registry.bundle import HYBRID_YAML, PLAN_YAML, PlanBundle, read_bundle, write_bundle
+from flashrl_registry.registry.bundle import (
+    HYBRID_YAML,
+    PLAN_JSON,
+    PLAN_YAML,
+    PlanBundle,
+    read_bundle,
+    refuse_checkpoint_folder,
+    refuse_folder,
+    refuse_other_kind,
+    refuse_two_kinds,
+    write_bundle,
+)
 from flashrl_registry.registry.ref import NamedRef
 
 
@@ -128,8 +139,9 @@ def read_any_bundle(path: Path) -> Bundle:
     Raises:
         As :func:`read_bundle` and :func:`read_hybrid`.
     """
+    refuse_two_kinds(path)
     file = path / HYBRID_YAML if path.is_dir() else path
-    if file.name == HYBRID_YAML and file.is_file() and not (path / PLAN_YAML).is_file():
+    if file.name == HYBRID_YAML and file.is_file():
         return read_hybrid(file, str(path))
     return read_bundle(path)
 
@@ -172,7 +184,15 @@ def read_hybrid(file: Path, origin: str) -> HybridBundle:
 
 
 def write_hybrid(folder: Path, bundle: HybridBundle) -> tuple[Path, ...]:
-    """Write a hybrid and its members, the hybrid last so that a reader never sees one without its plans."""
+    """Write a hybrid and its members, the hybrid last so that a reader never sees one without its plans.
+
+    Raises:
+        RegistryError: The folder holds a plan or a checkpoint, or a member's folder is refused; nothing is written.
+    """
+    refuse_checkpoint_folder(folder)
+    refuse_other_kind(folder, (PLAN_YAML, PLAN_JSON), "plan")
+    for name, plan in bundle.plans.items():
+        refuse_folder(folder / name, plan.plan, plan.profile)
     files: list[Path] = []
     for name, plan in bundle.plans.items():
         files += write_bundle(folder / name, plan.plan, profile=plan.profile, sidecar=plan.sidecar)

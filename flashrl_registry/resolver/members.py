@@ -21,6 +21,7 @@ from flashrl_registry.registry import (
     open_bundle,
     parse_ref,
 )
+from flashrl_registry.registry.bundle import refuse_two_kinds
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle
 from flashrl_registry.registry.open import open_any
 from flashrl_registry.registry.ref import with_digest
@@ -80,12 +81,14 @@ def open_hybrid(ref: PlanRef, store: PlanSource | None = None) -> OpenHybrid | N
     Raises:
         DocumentError: It is malformed.
         IntegrityError: It is not the one that the reference pins.
+        InvalidRefError: The folder holds a plan, too.
     """
     if isinstance(ref, NamedRef) and ref.member is None and store is not None:
         bundle = store.open(ref)
         return OpenHybrid(bundle.hybrid, bundle.file, ref) if isinstance(bundle, HybridBundle) else None
     if not isinstance(ref, PathRef):
         return None
+    refuse_two_kinds(ref.path)
     file = ref.path / HYBRID_YAML if (ref.path / HYBRID_YAML).is_file() else ref.path
     if not file.is_file() or claimed_kind(read_text(file)) != Hybrid.KIND:
         return None

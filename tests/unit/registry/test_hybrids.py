@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 from flashrl_registry.documents import Environment, Inventory, Lock
-from flashrl_registry.errors import AlreadyPublishedError, FlashRLError, IntegrityError, InvalidRefError, NotFoundError
-from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store, parse_ref
+from flashrl_registry.errors import (
+    AlreadyPublishedError,
+    FlashRLError,
+    IntegrityError,
+    InvalidRefError,
+    NotFoundError,
+    RegistryError,
+)
+from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store, parse_ref, read_bundle
 from flashrl_registry.registry.hybrids import HybridBundle, read_any_bundle, write_any_bundle
 from flashrl_registry.registry.keeping import verify
 from flashrl_registry.registry.locking import lock_references
@@ -144,3 +151,33 @@ def test_a_plan_has_no_members(store: Store, bundle: PlanBundle) -> None:
     store.publish(bundle, NAME, "1.0.0")
     with pytest.raises(NotFoundError, match=r"is one plan in .* and has no member 'eight'"):
         store.get(NamedRef(NAME, member="eight"))
+
+
+def test_a_folder_that_holds_a_plan_and_a_hybrid_is_refused_by_commands_and_engines_alike(
+    write: Callable[..., Path], other_bundle: PlanBundle
+) -> None:
+    folder = write()
+    for name in ("plan.yaml", "plan.json"):
+        (folder / name).write_bytes((other_bundle.files[0].parent / name).read_bytes())
+        for read in (read_any_bundle, read_bundle, lambda path: open_hybrid(parse_ref(str(path)))):
+            with pytest.raises(InvalidRefError, match=f"holds a plan \\({name}\\) and a hybrid") as caught:
+                read(folder)
+            assert str(folder / "hybrid.yaml") in str(caught.value.hint)
+        assert isinstance(read_any_bundle(folder / "hybrid.yaml"), HybridBundle)
+        assert read_any_bundle(folder / name).digest == other_bundle.digest
+        (folder / name).unlink()
+
+
+def test_a_plan_is_not_pulled_into_a_folder_of_a_hybrid_nor_a_hybrid_into_one_of_a_plan(
+    tmp_path: Path, write: Callable[..., Path], bundle: PlanBundle
+) -> None:
+    hybrid = read_any_bundle(write())
+    for kind, first, second in (("plan", bundle, hybrid), ("hybrid", hybrid, bundle)):
+        folder = tmp_path / f"copy_of_a_{kind}"
+        write_any_bundle(folder, first)
+        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        with pytest.raises(RegistryError, match=f"holds a {kind} already"):
+            write_any_bundle(folder, second)
+        assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+        write_any_bundle(folder, first)
+        assert read_any_bundle(folder).digest == first.digest
