@@ -6,11 +6,11 @@ and asks nobody. A launcher that starts processes itself pins with :func:`pin` a
 """
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from flashrl_registry.errors import InvalidRefError
 from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, open_chain, parse_ref
-from flashrl_registry.registry.ref import with_digest
+from flashrl_registry.registry.ref import is_commit, is_version, with_digest
 from flashrl_registry.resolver import pin as pinned_ref
 from flashrl_registry.resolver import pin_reference
 from flashrl_registry.runtime.log import logger
@@ -58,22 +58,77 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
     """
     if not isinstance(ref, NamedRef | HubFileRef):
         return ref
-    if (known := _from_parent(config, environ)) is not None:
+    stores = open_chain(environ)
+    if (known := _from_parent(config, ref, environ)) is not None:
+        _, warnings = pinned_ref(known, stores)
+        logger.info(
+            "%s is %s: %s says what the process that started this one, or an engine before this one, resolved it to",
+            config, with_digest(known), PINNED,
+        )  # fmt: skip
+        _log(warnings)
         return known
-    pinned, warnings = pinned_ref(ref, open_chain(environ))
-    for warning in warnings:
-        logger.warning("%s", warning)
+    pinned, warnings = pinned_ref(ref, stores)
+    _log(warnings)
     text = with_digest(pinned)
     environ[PINNED] = config + _ARROW + text
     logger.info("%s is %s for this process and those that it starts", config, text)
     return pinned
 
 
-def _from_parent(config: str, environ: Mapping[str, str]) -> PlanRef | None:
+def _log(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        logger.warning("%s", warning)
+
+
+def _from_parent(config: str, ref: NamedRef | HubFileRef, environ: Mapping[str, str]) -> NamedRef | HubFileRef | None:
+    """What another process resolved a reference to; None where none did.
+
+    Whoever can write the variable must not get another plan past the name that was asked for, whose signature may be
+    needed: only what this module writes for that name is taken.
+    """
     given, arrow, text = environ.get(PINNED, "").rpartition(_ARROW)
     if not arrow or given != config:
         return None
     try:
-        return parse_ref(text)
+        known = parse_ref(text)
     except InvalidRefError as exc:
-        raise InvalidRefError(f"{PINNED} was changed: {exc.message}", hint=f"unset {PINNED}") from exc
+        raise _changed(exc.message) from exc
+    if not isinstance(known, NamedRef | HubFileRef) or known.digest is None:
+        raise _changed(f"'{text}' pins no published plan by its digest")
+    if not _is_exact(known):
+        raise _changed(f"'{text}' names neither a version nor a commit")
+    if not _answers(known, ref):
+        raise _changed(f"'{text}' is not a plan that '{with_digest(ref)}' may mean")
+    return known
+
+
+def _is_exact(known: NamedRef | HubFileRef) -> bool:
+    if isinstance(known, HubFileRef):
+        return is_commit(known.revision or "")
+    if known.store == "hub":
+        return is_commit(known.version or "")
+    # A plan that comes with flashrl-registry has a member and no version; its digest is enough.
+    return is_version(known.version or "") or (known.version is None and known.member is not None)
+
+
+def _answers(known: NamedRef | HubFileRef, asked: NamedRef | HubFileRef) -> bool:
+    """Whether a pinned reference is of the name, the store and the digest that were asked for."""
+    if asked.digest not in {None, known.digest} or asked.endpoint not in {None, known.endpoint}:
+        return False
+    if isinstance(known, HubFileRef) or isinstance(asked, HubFileRef):
+        return (
+            isinstance(known, HubFileRef)
+            and isinstance(asked, HubFileRef)
+            and (known.repository, known.path) == (asked.repository, asked.path)
+        )
+    if (known.name, known.member) != (asked.name, asked.member) or asked.store not in {None, known.store}:
+        return False
+    now, wanted = known.version or "", asked.version or ""
+    other = any(is_exact(now) and is_exact(wanted) and now != wanted for is_exact in (is_version, is_commit))
+    return not other
+
+
+def _changed(why: str) -> InvalidRefError:
+    return InvalidRefError(
+        f"{PINNED} was changed, or left by another job: {why}", hint=f"unset {PINNED}", context={"variable": PINNED}
+    )

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from flashrl_registry.errors import InvalidRefError
+from flashrl_registry.errors import InvalidRefError, UnsignedError
 from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, parse_ref
 from flashrl_registry.registry.channels import announce, move_channel
 from flashrl_registry.runtime.pinning import PINNED, pin_for_children
@@ -55,3 +57,53 @@ def test_a_path_is_left_alone_and_a_changed_variable_is_an_error(tmp_path: Path)
     assert environ == {}
     with pytest.raises(InvalidRefError, match="FLASHRL_PINNED was changed"):
         pin_for_children(CONFIG, parse_ref(CONFIG), {PINNED: f"{CONFIG} -> nonsense at all"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "me/other", "./plan", "./plan#D", "int8", "team/toy@2.0.0", "team/toy@stable#D", "team/toy#D",
+        "me/other@1.0.0#D", "team/toy@1.0.0:eight#D", "hf://team/toy@main#D", "team/toy@1.0.0/plan.yaml#D",
+    ],
+)  # fmt: skip
+def test_no_other_plan_comes_in_by_the_variable(store: LocalStore, bundle: PlanBundle, text: str) -> None:
+    pinned = text.replace("#D", "#" + bundle.digest.replace(":", "="))
+    with pytest.raises(InvalidRefError, match="FLASHRL_PINNED was changed"):
+        pin_for_children(
+            CONFIG, parse_ref(CONFIG), {PINNED: f"{CONFIG} -> {pinned}", "FLASHRL_REGISTRY": str(store.root)}
+        )
+
+
+@pytest.mark.parametrize("asked", ["team/toy@2.0.0", "hf://team/toy@stable", f"team/toy@stable#sha256={'0' * 64}"])
+def test_a_pin_of_another_version_store_or_digest_than_was_asked_for_is_refused(
+    store: LocalStore, bundle: PlanBundle, asked: str
+) -> None:
+    pinned = f"team/toy@1.0.0#{bundle.digest.replace(':', '=')}"
+    with pytest.raises(InvalidRefError, match="FLASHRL_PINNED was changed"):
+        pin_for_children(asked, parse_ref(asked), {PINNED: f"{asked} -> {pinned}", "FLASHRL_REGISTRY": str(store.root)})
+
+
+def test_a_pinned_plan_needs_the_signature_that_its_name_asks_for(store: LocalStore, tmp_path: Path) -> None:
+    environ = {"FLASHRL_REGISTRY": str(store.root)}
+    pin_for_children(CONFIG, parse_ref(CONFIG), environ)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "k.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    trusted = tmp_path / "trusted.yaml"
+    trusted.write_text("schema_version: flashrl.trusted/v1\npublishers: [{names: team/*, keys: [k.pub]}]\n")
+    with pytest.raises(UnsignedError):
+        pin_for_children(CONFIG, parse_ref(CONFIG), {**environ, "FLASHRL_TRUSTED": str(trusted)})
+
+
+def test_a_later_engine_says_which_pin_it_runs_and_what_was_said_against_it(
+    store: LocalStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashrl_registry.runtime.pinning.logger.propagate", True)
+    caplog.set_level("INFO", "flashrl")
+    environ = {"FLASHRL_REGISTRY": str(store.root)}
+    pin_for_children(CONFIG, parse_ref(CONFIG), environ)
+    announce(store, "team/toy", "1.0.0", "deprecate", reason="clips the head")
+    caplog.clear()
+    pin_for_children(CONFIG, parse_ref(CONFIG), environ)
+    assert "team/toy@stable is team/toy@1.0.0#sha256=" in caplog.text
+    assert "FLASHRL_PINNED says" in caplog.text
+    assert "clips the head" in caplog.text
