@@ -68,13 +68,15 @@ class Criteria:
         )
 
     def tags(self) -> list[str]:
-        """Those of the criteria that a Hub can look for itself."""
+        """Those of the criteria that a Hub can look for itself.
+
+        It compares letter by letter, so what people write in any case, a model or an architecture, is left to
+        :meth:`fits`.
+        """
         scheme = canonical_scheme(self.scheme) or self.scheme if self.scheme else None
         return [
             *([f"scheme:{scheme}"] if scheme else []),
-            *([f"arch:{self.architecture}"] if self.architecture else []),
             *([f"device:{self.device}"] if self.device else []),
-            *([f"base_model:{self.model}"] if self.model and "/" in self.model else []),
         ]
 
 

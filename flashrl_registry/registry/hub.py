@@ -157,27 +157,26 @@ class HubStore:
         return append(self, name, event, expected)
 
     def listing(self, author: str | None = None) -> Iterator[Listed | FlashRLError]:
-        """Every plan repository on the Hub, by its newest version; see :meth:`find`."""
+        """Every plan repository on the Hub, by the version that its name means; see :meth:`find`."""
         return self.find([], author=author)
 
     def find(
-        self, tags: list[str], *, author: str | None = None, text: str | None = None, limit: int = 1000
+        self, tags: list[str], *, author: str | None = None, text: str | None = None, limit: int | None = None
     ) -> Iterator[Listed]:
-        """Plan repositories that have all of these tags.
+        """Plan repositories that have all of these tags, by the version that each one's name means.
 
         Args:
             tags: Beside the one that all plans have.
             author: Owner of the repository.
             text: Part of its name.
-            limit: At most so many.
+            limit: At most so many; all of them, page by page, where None.
         """
         for repo, found in self.client.search([TAG, *tags], author=author, text=text, limit=limit):
             facts = {key: value for key, _, value in (tag.partition(":") for tag in found) if value}
-            schemes = tuple(tag.partition(":")[2] for tag in found if tag.startswith("scheme:"))
             yield Listed(
-                repo, facts.get("plan-version", ""), facts.get("model", ""), facts.get("arch", ""), schemes,
-                facts.get("vllm", ""), facts.get("plan-digest", ""), store=self.kind,
-                devices=tuple(tag.partition(":")[2] for tag in found if tag.startswith("device:")),
+                repo, facts.get("plan-version", ""), facts.get("model", ""), facts.get("arch", ""),
+                _values(found, "scheme"), facts.get("vllm", ""), facts.get("plan-digest", ""), store=self.kind,
+                devices=_values(found, "device"), state=" ".join(_values(found, "plan-state")),
             )  # fmt: skip
 
     def _pinned(self, ref: NamedRef) -> Bundle | None:
@@ -255,3 +254,8 @@ class HubStore:
         source = HubSource(endpoint=self.place, repository=ref.name, commit=commit, path=path, member=ref.member)
         origin = f"{ref.name}@{commit[:12]} on {self.place} at {commit[:12]}"
         return replace(bundle, origin=origin, source=source, warnings=warnings)
+
+
+def _values(tags: list[str], key: str) -> tuple[str, ...]:
+    """Of the tags ``key:value``."""
+    return tuple(tag.removeprefix(f"{key}:") for tag in tags if tag.startswith(f"{key}:"))

@@ -4,7 +4,7 @@ import re
 
 from flashrl_registry.compiler import checkpoint_bytes, tensor_bytes, weight_bytes
 from flashrl_registry.compiler.devices import devices_of
-from flashrl_registry.documents import History, Plan
+from flashrl_registry.documents import History, Plan, PublishEvent
 from flashrl_registry.documents.names import family_size
 from flashrl_registry.documents.yaml_writer import dump_text
 from flashrl_registry.registry.evidence import evidence_of, numbers_of, versions_of
@@ -17,8 +17,14 @@ LIBRARY = "flashrl"
 _SHOWN_EVIDENCE, _CELL = 20, 160
 
 
-def tags_of(published: Plan | HybridPlans, version: str) -> list[str]:
-    """Tags by which the Hub finds a plan: ``list_models(filter=[...])`` takes all of them together."""
+def tags_of(published: Plan | HybridPlans, version: str, state: str = "") -> list[str]:
+    """Tags by which the Hub finds a plan: ``list_models(filter=[...])`` takes all of them together.
+
+    Args:
+        published: What it is.
+        version: Of it.
+        state: Channels that point at it, and what was said against it; see :meth:`Standing.state`.
+    """
     plans = list(published.plans.values()) if isinstance(published, HybridPlans) else [published]
     plan, digest = plans[0], _digest(published)
     devices = devices_of([[(family.names, family.treatment) for family in each.tensors] for each in plans])
@@ -33,6 +39,7 @@ def tags_of(published: Plan | HybridPlans, version: str) -> list[str]:
         f"vllm:{plan.engine.vllm}",
         f"plan-version:{version}",
         f"plan-digest:{digest}",
+        *(f"plan-state:{word}" for word in state.split()),
     ]
 
 
@@ -41,8 +48,9 @@ def _digest(published: Plan | HybridPlans) -> str | None:
 
 
 def card(published: Plan | HybridPlans, name: str, version: str, history: History) -> str:
-    """README.md of a repository whose newest commit holds this version."""
-    metadata: dict[str, object] = {"library_name": LIBRARY, "tags": tags_of(published, version)}
+    """README.md of a repository, about the version that its name without one means."""
+    tags = tags_of(published, version, standing_of(history).state(version))
+    metadata: dict[str, object] = {"library_name": LIBRARY, "tags": tags}
     plan = published.first if isinstance(published, HybridPlans) else published
     if is_name(plan.base_model.name):
         # A link to the model's page. No base_model_relation: a plan is not weights, and would be listed among them.
@@ -72,6 +80,7 @@ def _body(published: Plan | HybridPlans, plan: Plan, name: str, version: str, hi
         "",
         *_measured(history, version, _digest(published)),
         *_state(history),
+        *_others(history, version),
         "`plan.yaml` is for people, `plan.json` holds the digested bytes, `manifest.json` hashes every file and "
         "`history.json` keeps who published and moved what. Versions are the tags `v1.2.3` and never change; "
         "`flashrl-registry` checks that. This page is generated.",
@@ -154,6 +163,14 @@ def _cell(text: str) -> str:
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     line = line if len(line) <= _CELL else line[: _CELL - 3] + "..."
     return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", line)
+
+
+def _others(history: History, version: str) -> list[str]:
+    """Whose files a visitor sees beside the page, where they are another version's."""
+    published = [event.version for event in history.events if isinstance(event, PublishEvent)]
+    if not published or published[-1] == version:
+        return []
+    return [f"The files beside this page are those of {published[-1]}, which was published last.", ""]
 
 
 def _state(history: History) -> list[str]:

@@ -249,7 +249,7 @@ class HubClient:
             self._api.create_tag(repo, tag=tag, revision=commit, tag_message=message)
 
     def search(
-        self, tags: Sequence[str], *, author: str | None, text: str | None, limit: int
+        self, tags: Sequence[str], *, author: str | None, text: str | None, limit: int | None
     ) -> list[tuple[str, list[str]]]:
         """Repositories with all of these tags, and their tags."""
         found = self.patiently(

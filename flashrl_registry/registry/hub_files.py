@@ -47,6 +47,11 @@ class HubFiles:
         }
         return HybridPlans(hybrid, plans)
 
+    def published_at(self, name: str, commit: str) -> Plan | HybridPlans:
+        """As :meth:`documents_at`; of a commit without a manifest, the plan that lies there."""
+        manifest = self.manifest_at(name, commit)
+        return self.plan_at(name, commit) if manifest is None else self.documents_at(name, commit, manifest)
+
     def plan_with_neighbours(self, repo: str, commit: str, path: str) -> Path:
         """A plan file that no manifest lists, and the neighbours that it may have."""
         plan_file = self.fetch(repo, commit, path)

@@ -24,9 +24,9 @@ from flashrl_registry.errors import (
 from flashrl_registry.registry.channels import now
 from flashrl_registry.registry.folders import HISTORY_JSON, MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub import HubStore
-from flashrl_registry.registry.hub_card import card
 from flashrl_registry.registry.hub_client import Landed, Refs
 from flashrl_registry.registry.hub_heads import Head
+from flashrl_registry.registry.hub_page import page, page_with
 from flashrl_registry.registry.hybrids import Bundle, HybridPlans, documents_of
 from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
@@ -35,7 +35,6 @@ from flashrl_registry.registry.version import write_version
 if TYPE_CHECKING:
     from flashrl_registry.registry.signing import Signer
 
-README = "README.md"
 _TRIES = 40
 """Enough for dozens of people who publish under one name at the same time."""
 _OUTAGES = 5
@@ -173,7 +172,7 @@ class Push:
         history = History(name=self.name, events=[*head.history.events, self.event, *self.signatures])
         add: dict[str, bytes | Path] = dict(files)
         add[HISTORY_JSON] = history.json_file()
-        add[README] = card(documents_of(self.bundle), self.name, self.version, history).encode()
+        add |= page_with(self.store, head, history, self.version, documents_of(self.bundle))
         old = self.store.files.manifest_at(self.name, head.refs.head)
         gone = sorted({entry.path for entry in old.files} - set(add)) if old else []
         title = f"Publish v{self.version}"
@@ -204,15 +203,9 @@ class Push:
                 self.client.sleep(wait)
         return Published(self.name, self.version, manifest, self.store.place, created=created, notes=notes)
 
-    def _documents_at(self, commit: str) -> Plan | HybridPlans:
-        manifest = self.store.files.manifest_at(self.name, commit)
-        if manifest is None:
-            return self.store.files.plan_at(self.name, commit)
-        return self.store.files.documents_at(self.name, commit, manifest)
-
     def _taken(self, commit: str, there: str, base: Head | None) -> RegistryError:
         """Another plan has the version: three sides, so that its owner can decide."""
-        theirs, mine = self._documents_at(commit), documents_of(self.bundle)
+        theirs, mine = self.store.files.published_at(self.name, commit), documents_of(self.bundle)
         ref = f"{self.name}@{self.version}"
         context = {"ref": ref, "expected": there, "actual": self.event.plan_digest, "theirs": _changes(mine, theirs)}
         hint = "a published version never changes; publish yours under the next version"
@@ -225,7 +218,9 @@ class Push:
         before = highest(base.versions, base.standing)
         sides = ""
         if before is not None:
-            start = self._documents_at(self.store.heads.commit_of_version(self.name, before, base))
+            start = self.store.files.published_at(
+                self.name, self.store.heads.commit_of_version(self.name, before, base)
+            )
             context |= {
                 "base": before,
                 "theirs_since_base": _changes(start, theirs),
@@ -271,7 +266,7 @@ def append(store: HubStore, name: str, event: Event, expected: int) -> History:
                 context={"expected": expected, "actual": len(events)},
             )
         history = History(name=name, events=[*events, event])
-        add: dict[str, bytes | Path] = {HISTORY_JSON: history.json_file(), **_card(store, name, head, history)}
+        add: dict[str, bytes | Path] = {HISTORY_JSON: history.json_file(), **page(store, name, head, history)}
         try:
             sent = True
             client.commit(name, add, [], parent=head.refs.head, title=_title(event))
@@ -296,15 +291,6 @@ def _last_look(store: HubStore, name: str, event: Event) -> History:
         f"nothing was changed in {name}: {store.place} did not accept the commit", hint="try again",
         context={"endpoint": store.place, "ref": name},
     )  # fmt: skip
-
-
-def _card(store: HubStore, name: str, head: Head, history: History) -> dict[str, bytes]:
-    """The page at the head, with the new state; of a version that the head does not hold, no page is made."""
-    commit = head.refs.head
-    manifest = store.files.manifest_at(name, commit) if commit else None
-    if manifest is None or commit is None:
-        return {}
-    return {README: card(store.files.documents_at(name, commit, manifest), name, manifest.version, history).encode()}
 
 
 def _title(event: Event) -> str:

@@ -45,17 +45,27 @@ def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
             yield Verified(str(line.context.get("ref", store.place)), None, line)
             continue
         name, _, member = line.name.partition(":")
-        ref = NamedRef(name, line.version or None, member=member or None)
         try:
             if name not in seen:
                 seen.add(name)
                 store.history(name)
-            bundle = store.open(ref)
-            if trust is not None:
-                bundle = _checked(trust, store, name, bundle)
-            yield Verified(line.ref, bundle.digest, None, bundle.signed_by)
+            # A Hub lists a repository by one version; every other one is used, too.
+            versions = store.versions(name) if store.kind == "hub" else [line.version]
         except FlashRLError as exc:
             yield Verified(line.ref, None, exc)
+            continue
+        for version in versions or [line.version]:
+            yield _verified(store, NamedRef(name, version or None, member=member or None), trust)
+
+
+def _verified(store: Store, ref: NamedRef, trust: Trust | None) -> Verified:
+    try:
+        bundle = store.open(ref)
+        if trust is not None:
+            bundle = _checked(trust, store, ref.name, bundle)
+    except FlashRLError as exc:
+        return Verified(str(ref), None, exc)
+    return Verified(str(ref), bundle.digest, None, bundle.signed_by)
 
 
 def _checked(trust: Trust, store: Store, name: str, bundle: Bundle) -> Bundle:

@@ -221,6 +221,51 @@ def test_gc_keeps_what_locks_and_refs_name(tmp_path: Path, hub: GitHub, user: Us
     assert user("show", "flashrl.lock", HF_HUB_OFFLINE="1").code == 1
 
 
+def test_verify_reads_every_version_on_a_hub_and_names_the_one_whose_tag_was_moved(hub: GitHub, user: User) -> None:
+    for version, plan in (("1.0.0", PLAN), ("1.1.0", OTHER), ("1.2.0", PLAN)):
+        ok(user("push", plan, f"hf://{NAME}@{version}"))
+    assert [plan["ref"] for plan in ok(user("verify", "--store", "hub", "--json")).json["plans"]] == [
+        f"{NAME}@{version}" for version in ("1.0.0", "1.1.0", "1.2.0")
+    ]
+    hub.git(NAME, "update-ref", "refs/tags/v1.1.0", hub.commit_of(NAME, "v1.0.0"))
+    found = user("verify", "--store", "hub", "--json")
+    assert (found.code, found.json["sound"]) == (1, 2)
+    assert [(plan["ref"], plan["code"]) for plan in found.json["damaged"]] == [(f"{NAME}@1.1.0", "integrity")]
+
+
+def test_hub_listings_show_the_version_that_the_name_means_and_its_state(hub: GitHub, user: User) -> None:
+    def shown() -> list[tuple[str, str, str]]:
+        listed = ok(user("list", "--store", "hub", "--json")).json["plans"]
+        assert ok(user("search", "--store", "hub", "--json")).json["plans"] == listed
+        return [(plan["ref"], plan["digest"], plan["state"]) for plan in listed]
+
+    ok(user("push", PLAN, f"hf://{NAME}@2.0.0"))
+    ok(user("push", OTHER, f"hf://{NAME}@1.0.1"))  # an older line gets a correction
+    assert shown() == [(f"{NAME}@2.0.0", digest_of(PLAN), "")]
+    assert "are those of 1.0.1" in hub.read(NAME, "main", "README.md").decode()
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "2.0.0"))
+    ok(user("deprecate", f"hf://{NAME}@2.0.0", "--reason", "clips the head"))
+    assert shown() == [(f"{NAME}@2.0.0", digest_of(PLAN), "stable deprecated")]
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "1.0.1"))
+    ok(user("yank", f"hf://{NAME}@2.0.0", "--reason", "wrong logprobs"))
+    assert shown() == [(f"{NAME}@1.0.1", digest_of(OTHER), "stable")]
+    assert ok(user("show", f"hf://{NAME}", "--json")).json["digest"] == digest_of(OTHER)
+
+
+def test_a_hub_is_searched_in_any_case_as_a_folder_is(user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("push", PLAN, f"{NAME}@1.0.0"))
+    for asked in (
+        ("--arch", "llamaforcausallm"),
+        ("--model", "huggingfacetb/smollm2-135m-instruct"),
+        ("--model", "smollm2-135M-Instruct"),
+        ("SMOLLM2",),
+    ):
+        for store in ("hub", "local"):
+            found = ok(user("search", *asked, "--store", store, "--json")).json["plans"]
+            assert [plan["ref"] for plan in found] == [f"{NAME}@1.0.0"], (asked, store)
+
+
 def test_hub_pages_and_wrong_tokens(hub: GitHub, user: User) -> None:
     for number in range(5):
         ok(user("push", OTHER, f"hf://team/plan-{number}@1.0.0"))
