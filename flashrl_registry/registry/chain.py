@@ -17,8 +17,16 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
-from flashrl_registry.errors import InvalidRefError, NotFoundError, RegistryError, UnsignedError
+from flashrl_registry.errors import (
+    AccessDeniedError,
+    InvalidRefError,
+    NotFoundError,
+    RegistryError,
+    StoreUnavailableError,
+    UnsignedError,
+)
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.bundled import BundledStore
 from flashrl_registry.registry.hybrids import Bundle, one_plan
@@ -114,7 +122,8 @@ class Chain:
         try:
             found = store.open(ref)
         except RegistryError as exc:
-            if store in self.stores or ref.store is not None:
+            says_nothing = isinstance(exc, NotFoundError | AccessDeniedError | StoreUnavailableError)
+            if store in self.stores or ref.store is not None or not says_nothing:
                 raise
             raise self._asked(exc, ref) from exc
         return self._trusted(store, ref.name, found)
@@ -228,10 +237,27 @@ def store_at(address: str, environ: Mapping[str, str]) -> Store:
 def hub_store(
     root: Path, endpoint: str | None = None, *, allow_stale: bool = False, named_by_user: bool = True
 ) -> Store:
-    """A Hub, with its cache under a registry's root."""
+    """A Hub, with its cache under a registry's root.
+
+    Raises:
+        InvalidRefError: Its address is none.
+    """
+    if endpoint is not None:
+        _check_address(endpoint)
     from flashrl_registry.registry.hub import HubStore
 
     return HubStore(endpoint, root / CACHE, allow_stale=allow_stale, named_by_user=named_by_user)
+
+
+def _check_address(endpoint: str) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        sound = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        # Not the address itself: what is wrong with it may be a password.
+        raise InvalidRefError("the Hub's address is not http(s)://host[:port]", hint="write https://hub.example")
 
 
 def _shared(address: str, root: Path) -> Store:

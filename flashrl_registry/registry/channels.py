@@ -12,7 +12,8 @@ from typing import Literal, TypeVar
 from flashrl_registry.documents import ChannelEvent, EvidenceEvent, History, NoticeEvent, SignEvent
 from flashrl_registry.documents.history import Event
 from flashrl_registry.errors import ConflictError, InvalidRefError, NotFoundError, RegistryError
-from flashrl_registry.registry.ref import NamedRef, in_order, is_channel, is_version
+from flashrl_registry.registry.folders import check_version
+from flashrl_registry.registry.ref import NamedRef, in_order, is_channel
 from flashrl_registry.registry.standing import Standing, nothing_there, standing_of
 from flashrl_registry.registry.store import Store
 
@@ -187,8 +188,7 @@ def _last(history: History, about: Callable[[Event], bool]) -> Event:
 
 
 def _versions(store: Store, name: str, version: str) -> list[str]:
-    if not is_version(version):
-        raise InvalidRefError(f"'{version}' is not a version", hint="write a semantic version such as 1.0.0")
+    check_version(version, name)
     versions = in_order(store.versions(name))
     if version not in versions:
         ref = NamedRef(name, version)

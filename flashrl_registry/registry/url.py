@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from flashrl_registry.errors import (
 )
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
-from flashrl_registry.registry.folders import check_name
+from flashrl_registry.registry.folders import check_name, check_new_name_among, refuse_links
 from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_version
 from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
 from flashrl_registry.registry.standing import Standing, select, standing_of
@@ -61,19 +62,57 @@ class UrlStore:
     kind = "url"
 
     def __init__(self, address: str, cache: Path) -> None:
+        self._protocol, scheme, place = address.partition("://")
+        if not scheme:
+            raise InvalidRefError(
+                f"'{address}' is no store's address",
+                hint=f"write file://{Path(address).absolute()} for the folder",
+                context={"store": address},
+            )
+        place = place.rstrip("/")
+        if "@" in place.partition("/")[0]:
+            raise InvalidRefError("a store's address carries no credentials", hint="use the file system's own way")
+        if not place or any(character.isspace() or character in "?#" for character in place):
+            raise InvalidRefError(
+                f"'{address}' names no place in {self._protocol}://",
+                hint="write SCHEME://PLACE, such as s3://bucket/plans or file:///mnt/plans",
+                context={"store": address},
+            )
+        self.address = f"{self._protocol}://{place}"
+        self._cache = cache / "objects"
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system and the path in it; opened when it is asked for, so that stores before it need no driver.
+
+        Raises:
+            MissingDependencyError: Its driver is not installed.
+            StoreUnavailableError: It does not answer, or does not take the address.
+        """
         import fsspec
 
-        self.address = address.rstrip("/")
-        if "@" in self.address.partition("://")[2].partition("/")[0]:
-            raise InvalidRefError("a store's address carries no credentials", hint="use the file system's own way")
-        self._protocol = self.address.partition("://")[0] if "://" in self.address else "file"
+        context = {"store": self.address}
+        hint = f"{self._protocol}:// is a file system of fsspec; is the address what it asks for?"
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.address)
-        except (ImportError, ValueError) as exc:
-            raise MissingDependencyError(
-                f"{self.address}: {exc}", hint=f"install the fsspec file system for {self._protocol}://"
-            ) from exc
-        self._cache = cache / "objects"
+            system, root = fsspec.core.url_to_fs(self.address)
+            return system, str(root)
+        except ImportError as exc:
+            driver = f"install the fsspec file system for {self._protocol}://"
+            raise MissingDependencyError(f"{self.address}: {exc}", hint=driver, context=context) from exc
+        except FileNotFoundError as exc:
+            raise NotFoundError(f"{self.address} is not there: {exc}", hint=hint, context=context) from exc
+        except OSError as exc:
+            raise StoreUnavailableError(f"{self.address}: {exc}", hint=hint, context=context) from exc
+        except Exception as exc:  # a driver raises whatever it likes at an address that it cannot use
+            raise _unusable(self.address, exc, hint) from exc
+
+    @property
+    def _fs(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
 
     @property
     def place(self) -> str:
@@ -93,7 +132,7 @@ class UrlStore:
 
     def history(self, name: str) -> History:
         """What was said about a name's versions."""
-        check_name(name)
+        self._check(name)
         numbers = sorted(entry for entry in self._names(f"plans/{name}/history") if entry.endswith(".json"))
         events: list[Event] = []
         for number, entry in enumerate(numbers):
@@ -112,7 +151,7 @@ class UrlStore:
 
     def open(self, ref: NamedRef) -> Bundle:
         """As :meth:`get`; a hybrid where the reference names one."""
-        check_name(ref.name)
+        self._check(ref.name)
         versions = self.versions(ref.name)
         if not versions:
             what = f"{ref.name} is not published in {self.place}"
@@ -128,8 +167,9 @@ class UrlStore:
 
     def publish(self, bundle: Bundle, name: str, version: str) -> Published:
         """Publish a bundle; creating its manifest makes it visible."""
-        check_name(name, version)
+        self._check(name, version)
         self._check_writable()
+        check_new_name_among(name, lambda above: self._names(f"plans/{above}".rstrip("/")))
         with tempfile.TemporaryDirectory(prefix="flashrl-push-") as scratch:
             manifest = write_version(Path(scratch), bundle, name, version)
             before = version in self.versions(name)
@@ -183,6 +223,11 @@ class UrlStore:
                 yield from self._listed(f"{namespace}/{leaf}", detailed)
 
     def _listed(self, name: str, detailed: Callable[[Listed], bool] | None) -> Iterator[Listed | FlashRLError]:
+        try:
+            self._check(name)
+        except FlashRLError as exc:
+            yield exc
+            return
         try:
             standing = standing_of(self.history(name))
         except FlashRLError as exc:
@@ -254,6 +299,15 @@ class UrlStore:
             return False
         return True
 
+    def _check(self, name: str, version: str = "0.0.0") -> None:
+        """Refuse a malformed name, and in a folder a link in its way, which would lead out of the store."""
+        check_name(name, version)
+        if self._protocol in _LOCAL:
+            parts = ["plans", *name.split("/")]
+            for last in ("versions", "history"):
+                refuse_links(Path(self._root), [*parts, last], name)
+            refuse_links(Path(self._root), ["objects"], name)
+
     def _check_writable(self) -> None:
         if self._protocol not in _EXCLUSIVE | _LOCAL:
             raise StoreUnavailableError(
@@ -299,8 +353,17 @@ class UrlStore:
             raise NotFoundError(f"{self.place} has no {path}", context=context) from exc
         except PermissionError as exc:
             raise AccessDeniedError(f"{self.place} says no to {path}: {exc}", context=context) from exc
-        except (OSError, TimeoutError) as exc:
+        except FlashRLError:
+            raise
+        except OSError as exc:
             raise StoreUnavailableError(f"{self.place}: {path}: {exc}", hint="try again", context=context) from exc
+        except Exception as exc:  # see _opened
+            hint = f"is {self._protocol}:// a place for files?"
+            raise _unusable(f"{self.place}: {path}", exc, hint) from exc
+
+
+def _unusable(what: str, exc: Exception, hint: str) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{what}: {type(exc).__name__}: {exc}", hint=hint, context={"store": what})
 
 
 class _TakenError(Exception):
