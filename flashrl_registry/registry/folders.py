@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from flashrl_registry.errors import IntegrityError, InvalidRefError, StoreUnavailableError
-from flashrl_registry.registry.ref import is_name, is_version
+from flashrl_registry.registry.ref import is_name, is_version, masked
 
 MANIFEST_JSON, HISTORY_JSON = "manifest.json", "history.json"
 INDEX = ".index.sqlite"
@@ -24,9 +24,9 @@ def check_name(name: str, version: str = "0.0.0") -> None:
     """
     if not is_name(name):
         raise InvalidRefError(
-            f"'{name}' is not a plan name",
+            f"'{masked(name)}' is not a plan name",
             hint="write namespace/name: letters, digits, '.', '_' and '-', each starting with a letter or digit",
-            context={"ref": name},
+            context={"ref": masked(name)},
         )
     check_version(version, name)
 

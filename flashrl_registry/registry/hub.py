@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashrl_registry.documents import History, Manifest, read_document
+from flashrl_registry.documents import History
 from flashrl_registry.documents.history import Event
 from flashrl_registry.documents.lock import HubSource
 from flashrl_registry.errors import (
@@ -33,7 +33,7 @@ from flashrl_registry.registry.folders import MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub_card import TAG
 from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.hub_files import HubFiles
-from flashrl_registry.registry.hub_heads import HubHeads
+from flashrl_registry.registry.hub_heads import HubHeads, version_of_tag
 from flashrl_registry.registry.hybrids import Bundle, files_for, is_hybrid, one_plan, read_version
 from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit
 from flashrl_registry.registry.standing import select
@@ -106,6 +106,8 @@ class HubStore:
             return pinned
         head = self.heads.head_of(ref.name)
         versions = head.versions
+        if ref.version is not None and (version := version_of_tag(ref.version)) in versions:
+            ref = replace(ref, version=version)  # not its tag, which somebody can move: the version, which is checked
         if head.means_revision(ref.version):
             return self._read(ref, self.heads.commit_of(ref, head), None, head.warnings)
         if not versions:
@@ -184,14 +186,16 @@ class HubStore:
         refs = self.client.remembered(ref.name)
         if refs is None:
             return None
-        commits = [refs.tags.get(f"v{ref.version}") or refs.tags.get(ref.version or "")] if ref.version else []
+        wanted = version_of_tag(ref.version) or ref.version if ref.version else None
+        commits = [refs.tags.get(f"v{wanted}") or refs.tags.get(wanted)] if wanted else []
         for commit in [*commits, *refs.tags.values(), refs.head]:
             if commit is None or self.client.cached(ref.name, commit, MANIFEST_JSON) is None:
                 continue
-            manifest = read_document(self.files.fetch(ref.name, commit, MANIFEST_JSON), Manifest)
+            if (manifest := self.files.manifest_at(ref.name, commit)) is None:
+                continue
             names = [MANIFEST_JSON, *(file.path for file in manifest.files)]
             here = all(self.client.cached(ref.name, commit, path) is not None for path in names)
-            if manifest.plan_digest == ref.digest and ref.version in {None, manifest.version} and here:
+            if manifest.plan_digest == ref.digest and wanted in {None, manifest.version} and here:
                 return self._read(ref, commit, manifest.version, ())
         return None
 

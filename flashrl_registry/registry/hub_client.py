@@ -13,6 +13,7 @@ The token is the client's (``HF_TOKEN``, ``hf auth login``); it is never read he
 that only a reference or a lock names never gets it: whoever wrote them could collect tokens.
 """
 
+import errno
 import hashlib
 import inspect
 import json
@@ -45,6 +46,8 @@ MAX_FILE_BYTES = 4 << 30
 _TRIES = 4
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 _MAX_PATHS = 10_000
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK = {*_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 T = TypeVar("T")
 
@@ -98,11 +101,7 @@ class HubClient:
         from huggingface_hub import HfApi
         from huggingface_hub.constants import ENDPOINT
 
-        if endpoint is not None and (not re.match(r"https?://", endpoint) or "@" in urlsplit(endpoint).netloc):
-            raise InvalidRefError(
-                "a Hub's address is http(s)://host[:port] without credentials",
-                hint="give the token by HF_TOKEN or: hf auth login",
-            )
+        _check_address(ENDPOINT if endpoint is None else endpoint, "HF_ENDPOINT" if endpoint is None else "it")
         is_own = endpoint is None or endpoint.rstrip("/") == ENDPOINT.rstrip("/")
         self._api = HfApi(endpoint=endpoint, token=None if is_own or named_by_user else False)
         self.sleep = sleep
@@ -129,24 +128,25 @@ class HubClient:
         branches = {ref.name: ref.target_commit for ref in found.branches}
         refs = Refs(branches.get("main"), branches, {ref.name: ref.target_commit for ref in found.tags}, _now())
         data = {"branches": branches, "tags": refs.tags, "seen_at": refs.seen_at}
-        write_atomically(self._memory(repo), json.dumps(data).encode())
+        with self._typed(repo):
+            write_atomically(self._memory(repo), json.dumps(data).encode())
         return refs
 
     def proposals(self, repo: str) -> dict[str, str]:
-        """Open pull requests, by their refs, and their commits."""
+        """Pull requests, by their refs, and their commits; closed ones too."""
         found = self.patiently(repo, lambda: self._api.list_repo_refs(repo, include_pull_requests=True))
         return {ref.ref: ref.target_commit for ref in found.pull_requests or []}
 
+    def open_proposals(self, repo: str) -> set[str]:
+        """Refs of the pull requests that nobody merged or closed."""
+        listed = lambda: list(  # noqa: E731
+            self._api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open")
+        )
+        return {f"refs/pr/{proposal.num}" for proposal in self.patiently(f"the proposals of {repo}", listed)}
+
     def remembered(self, repo: str) -> Refs | None:
         """What the Hub said last; None where it was never asked."""
-        try:
-            data = json.loads(self._memory(repo).read_bytes())
-            return Refs(data["branches"].get("main"), data["branches"], data["tags"], data["seen_at"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, AttributeError) as exc:
-            hint = "remove it; the next time that the Hub is asked writes it again"
-            raise IntegrityError(f"{self._memory(repo)} is damaged: {exc}", hint=hint) from exc
+        return _read_memory(self._memory(repo))
 
     def commit_of(self, repo: str, revision: str) -> str:
         """The commit that any revision means: a branch, a tag, ``refs/pr/N``, a short commit."""
@@ -214,7 +214,7 @@ class HubClient:
 
     def create(self, repo: str, *, private: bool | None) -> None:
         """Make a repository, unless it is there."""
-        self.patiently(repo, lambda: self._api.create_repo(repo, private=private, exist_ok=True))
+        self.patiently(repo, lambda: self._api.create_repo(repo, private=private, exist_ok=True), writing=True)
 
     def commit(
         self, repo: str, add: Mapping[str, bytes | Path], delete: Sequence[str], *, parent: str | None, title: str,
@@ -233,7 +233,7 @@ class HubClient:
         ]
         operations += [CommitOperationDelete(path) for path in delete]
         sizes = [data.stat().st_size if isinstance(data, Path) else len(data) for data in add.values()]
-        with self._typed(repo), quiet_hub(), moving(sum(sizes)), one_file(title, sum(sizes)):
+        with self._typed(repo, writing=True), quiet_hub(), moving(sum(sizes)), one_file(title, sum(sizes)):
             info = self._api.create_commit(
                 repo, operations, commit_message=title, parent_commit=parent, create_pr=propose or None
             )
@@ -245,7 +245,7 @@ class HubClient:
         Raises:
             StoreUnavailableError: It exists (409), or no clear answer.
         """
-        with self._typed(repo):
+        with self._typed(repo, writing=True):
             self._api.create_tag(repo, tag=tag, revision=commit, tag_message=message)
 
     def search(
@@ -271,11 +271,11 @@ class HubClient:
             raise AccessDeniedError(message, hint=f"give --store {self.endpoint}, or {self._login}")
         return str(self.patiently("the account", self._api.whoami)["name"])
 
-    def patiently(self, what: str, call: Callable[[], T]) -> T:
-        """A call that changes nothing, repeated while the Hub is out of order."""
+    def patiently(self, what: str, call: Callable[[], T], *, writing: bool = False) -> T:
+        """A call that may be repeated, repeated while the Hub is out of order."""
         for wait in self.waits(_TRIES):
             try:
-                with self._typed(what), quiet_hub():
+                with self._typed(what, writing=writing), quiet_hub():
                     return call()
             except StoreUnavailableError as exc:
                 if wait is None or self.offline or exc.context.get("status") not in _RETRIED | {None}:
@@ -295,7 +295,7 @@ class HubClient:
         return self.cache / "refs" / f"{repo.replace('/', '--')}.json"
 
     @contextmanager
-    def _typed(self, what: str) -> Iterator[None]:
+    def _typed(self, what: str, *, writing: bool = False) -> Iterator[None]:
         from huggingface_hub import errors
 
         where = {"endpoint": self.endpoint}
@@ -316,21 +316,34 @@ class HubClient:
             if isinstance(exc, errors.LocalEntryNotFoundError):  # not cached, and the request failed
                 raise self._unavailable(what, exc) from exc
             raise NotFoundError(f"{what}: no such file on {self.endpoint}", context=where) from exc
+        except errors.LocalTokenNotFoundError as exc:
+            message = f"{what}: {self.endpoint} wants to know who you are, and there is no token"
+            raise AccessDeniedError(message, hint=f"{self._login}, or set HF_TOKEN", context=where) from exc
         except errors.HFValidationError as exc:
             raise InvalidRefError(f"{what}: {exc}", context=where) from exc
         except (errors.HTTPError, OSError) as exc:
-            raise self._of_status(what, exc) from exc
+            raise self._of_status(what, exc, writing=writing) from exc
         except (KeyError, TypeError, AttributeError, ValueError) as exc:  # how the client trips over a bad answer
             raise StoreUnavailableError(f"{what}: {self.endpoint} gave an answer that is not understood: "
                                         f"{type(exc).__name__}: {exc}", context=where) from exc  # fmt: skip
 
-    def _of_status(self, what: str, exc: Exception) -> RegistryError:
+    def _of_status(self, what: str, exc: Exception, *, writing: bool) -> RegistryError:
+        if isinstance(exc, OSError) and exc.errno in _DISK and (exc.filename or exc.errno in _FULL):
+            # A full disk names no file; without one, a permission is the network's.
+            file = str(exc.filename or self.cache)
+            return RegistryError(
+                f"{what}: {file} cannot be written: {exc.strerror}",
+                hint="make room (flashrl-registry gc) or give FLASHRL_REGISTRY another place; the Hub is not to blame",
+                context={"file": file, "errno": errno.errorcode[exc.errno]},
+            )
         status = getattr(getattr(exc, "response", None), "status_code", None)
         context = {"endpoint": self.endpoint, "status": status}
         if status == 412:
             return ConflictError(f"{what}: somebody committed meanwhile", context=context)
         if status in {401, 403}:
-            hint = f"{self._login} with a token that may write there; readers propose with: push --pr"
+            hint = f"{self._login} with a token that may read it"
+            if writing:
+                hint = f"{self._login} with a token that may write there; readers propose with: push --pr"
             return AccessDeniedError(f"{what}: {self.endpoint} says no ({status})", hint=hint, context=context)
         return self._unavailable(what, exc)
 
@@ -344,6 +357,19 @@ class HubClient:
             f"{what}: {self.endpoint} {why}",
             hint="try again; what is pinned by commit or digest and cached needs no network",
             context={"endpoint": self.endpoint, "status": status},
+        )
+
+
+def _check_address(address: str, name: str) -> None:
+    """Refuse what is no Hub's address; without printing it, because what is wrong with it may be a password.
+
+    Raises:
+        InvalidRefError: It is none, or carries credentials.
+    """
+    if not re.match(r"https?://[^/@]", address) or "@" in address:
+        raise InvalidRefError(
+            f"a Hub's address is http(s)://host[:port] without credentials, and {name} is not",
+            hint="give the token by HF_TOKEN or: hf auth login",
         )
 
 
@@ -370,6 +396,28 @@ def _bar() -> dict[str, Any]:
     return {"tqdm_class": Counting}
 
 
+def _read_memory(file: Path) -> Refs | None:
+    """What a Hub said last; None where it was never asked.
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
+    try:
+        data = json.loads(file.read_bytes())
+        branches, tags = dict(data["branches"]), dict(data["tags"])
+        if not all(isinstance(commit, str) for commit in (*branches.values(), *tags.values())):
+            raise TypeError("a commit is no text")  # noqa: TRY301
+        return Refs(branches.get("main"), branches, tags, str(data["seen_at"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise IntegrityError(
+            f"{file}, what a Hub said last, is damaged: {type(exc).__name__}: {exc}",
+            hint="remove it; the next time that the Hub is asked writes it again",
+            context={"file": str(file)},
+        ) from exc
+
+
 def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[str, str, int]]:
     """Remove commits from a Hub's cache that its last answer does not name.
 
@@ -380,13 +428,16 @@ def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[st
 
     Returns:
         Repository, commit and bytes that are freed.
+
+    Raises:
+        IntegrityError: What the Hub said last cannot be read, so what it names is not known.
     """
     from huggingface_hub import scan_cache_dir
 
     named = set(kept)
     for memory in (cache / "refs").glob("*.json"):
-        data = json.loads(memory.read_bytes())
-        named |= {*data["branches"].values(), *data["tags"].values()}
+        if (refs := _read_memory(memory)) is not None:
+            named |= {*refs.branches.values(), *refs.tags.values()}
     found = scan_cache_dir(cache)
     dropped = [(repo.repo_id, revision.commit_hash) for repo in found.repos for revision in repo.revisions
                if revision.commit_hash not in named]  # fmt: skip

@@ -7,11 +7,36 @@ from pathlib import Path
 
 from flashrl_registry.documents import Hybrid, Manifest, Plan, read_document
 from flashrl_registry.documents.strict_yaml import MAX_BYTES
-from flashrl_registry.errors import NotFoundError, RegistryError, StoreUnavailableError
+from flashrl_registry.errors import (
+    DocumentError,
+    IntegrityError,
+    NotFoundError,
+    RegistryError,
+    StoreUnavailableError,
+)
 from flashrl_registry.registry.bundle import HYBRID_YAML, PLAN_JSON, PROFILE_YAML
 from flashrl_registry.registry.folders import MANIFEST_JSON
 from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.hybrids import HybridPlans, is_hybrid
+
+
+def refuse_other_name(said: str, name: str, file: str) -> None:
+    """Refuse a document that speaks of another repository; a Hub takes a name in any case.
+
+    Raises:
+        IntegrityError: It does.
+    """
+    if said.casefold() != name.casefold():
+        raise IntegrityError(
+            f"{file} in {name} is that of {said}",
+            hint=f"the repository was copied or renamed: take {said}, or publish the plan under {name}",
+            context={"expected": name, "actual": said},
+        )
+
+
+def again() -> str:
+    """What to do about a damaged copy in the cache."""
+    return "fetch it anew: flashrl-registry gc --all, and pull again"
 
 
 class HubFiles:
@@ -25,11 +50,23 @@ class HubFiles:
         self._client = client
 
     def manifest_at(self, name: str, commit: str) -> Manifest | None:
-        """The manifest at a commit; None where it has none."""
+        """The manifest at a commit; None where it has none.
+
+        Raises:
+            IntegrityError: It is damaged, or another name's.
+        """
         try:
-            return read_document(self.fetch(name, commit, MANIFEST_JSON), Manifest)
+            file = self.fetch(name, commit, MANIFEST_JSON)
         except NotFoundError:
             return None
+        try:
+            manifest = read_document(file, Manifest)
+        except DocumentError as exc:
+            message = f"{MANIFEST_JSON} of {name} at {commit[:12]} is damaged: {exc.message}"
+            hint = f"{again()}; if it comes back like this, its owner must publish the plan again"
+            raise IntegrityError(message, hint=hint, context={"file": str(file)}) from exc
+        refuse_other_name(manifest.name, name, MANIFEST_JSON)
+        return manifest
 
     def plan_at(self, name: str, commit: str) -> Plan:
         """The plan at a commit."""

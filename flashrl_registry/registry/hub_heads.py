@@ -17,11 +17,16 @@ from flashrl_registry.errors import (
 )
 from flashrl_registry.registry.folders import HISTORY_JSON, check_name
 from flashrl_registry.registry.hub_client import HubClient, Refs
-from flashrl_registry.registry.hub_files import HubFiles
+from flashrl_registry.registry.hub_files import HubFiles, again, refuse_other_name
 from flashrl_registry.registry.ref import NamedRef, in_order, is_version
 from flashrl_registry.registry.standing import LATEST, Standing, standing_of
 
 _SHOWN_COMMITS = 500
+
+
+def version_of_tag(tag: str) -> str | None:
+    """The version that a tag is for: ``v1.2.3`` is for 1.2.3; None for other tags."""
+    return tag[1:] if tag.startswith("v") and is_version(tag[1:]) else None
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Head:
     def versions(self) -> list[str]:
         """Versions by history; of a repository that others keep, by its tags."""
         by_history = standing_of(self.history).digests
-        tagged = [tag[1:] for tag in self.refs.tags if tag.startswith("v") and is_version(tag[1:])]
+        tagged = [version for tag in self.refs.tags if (version := version_of_tag(tag)) is not None]
         return in_order(list(by_history) or tagged)
 
     def means_revision(self, wanted: str | None) -> bool:
@@ -102,11 +107,15 @@ class HubHeads:
         except NotFoundError:
             return History(name=name)
         try:
-            self._histories[name, commit] = read_document(file, History)
-            return self._histories[name, commit]
+            history = read_document(file, History)
         except DocumentError as exc:
-            hint = "somebody changed it by hand; restore it from an earlier commit"
+            hint = (
+                f"somebody changed it by hand: restore it from an earlier commit; if only the copy here is, {again()}"
+            )
             raise IntegrityError(f"{HISTORY_JSON} of {name} is damaged: {exc.message}", hint=hint) from exc
+        refuse_other_name(history.name, name, HISTORY_JSON)
+        self._histories[name, commit] = history
+        return history
 
     def known_history(self, name: str) -> History | None:
         """What the Hub said last, from the cache alone; the plan itself needs none of it."""
@@ -176,6 +185,6 @@ class HubHeads:
             ) from cause  # fmt: skip
         warning = f"{name}: {self._client.endpoint} was not asked ({why}); this is what it said on {refs.seen_at}"
         history = History(name=name)
-        if refs.head is not None and (file := self._client.cached(name, refs.head, HISTORY_JSON)) is not None:
-            history = read_document(file, History)
+        if refs.head is not None and self._client.cached(name, refs.head, HISTORY_JSON) is not None:
+            history = self.history_at(name, refs.head)
         return Head(refs, history, (warning,))

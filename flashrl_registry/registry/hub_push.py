@@ -6,7 +6,7 @@ history has the version, the commit landed, whatever the answer was.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from flashrl_registry.errors import (
     AccessDeniedError,
     AlreadyPublishedError,
     ConflictError,
+    IntegrityError,
     NotFoundError,
     RegistryError,
     StoreUnavailableError,
@@ -89,6 +90,8 @@ class Push:
             head = self._head()
             if (published := self._already(head, base, manifest)) is not None:
                 return published
+            if self.propose and base is None and (revision := self._proposed_before()) is not None:
+                return self._proposed(revision, manifest, before=True)
             base = base or head
             try:
                 landed = self._send(head, manifest, files)
@@ -156,13 +159,31 @@ class Push:
 
     def _proposal(self) -> str | None:
         """The pull request that holds this push, where an unclear answer hid that it was opened."""
-        for revision, commit in self.client.proposals(self.name).items():
-            if self.event in self.store.heads.history_at(self.name, commit).events:
-                return revision
-        return None
+        return next((revision for revision, events in self._proposals() if self.event in events), None)
 
-    def _proposed(self, where: str | None, manifest: Manifest) -> Published:
-        notes = (f"proposed at {where}: it is published when the owner merges it, and pushing it again then tags it",)
+    def _proposals(self) -> Iterator[tuple[str, list[Event]]]:
+        """Pull requests, and what their histories say; of those that nobody could merge, nothing."""
+        for revision, commit in self.client.proposals(self.name).items():
+            try:
+                yield revision, self.store.heads.history_at(self.name, commit).events
+            except IntegrityError:  # somebody's changes by hand; whoever merges them is told
+                yield revision, []
+
+    def _proposed_before(self) -> str | None:
+        """An open pull request with the same plan as the same version, whoever opened it."""
+        same = [
+            revision
+            for revision, events in self._proposals()
+            for event in events
+            if isinstance(event, PublishEvent)
+            and (event.version, event.plan_digest) == (self.version, self.event.plan_digest)
+        ]
+        still_open = self.client.open_proposals(self.name) if same else set()
+        return next((revision for revision in same if revision in still_open), None)
+
+    def _proposed(self, where: str | None, manifest: Manifest, *, before: bool = False) -> Published:
+        said = f"proposed already, at {where}" if before else f"proposed at {where}"
+        notes = (f"{said}: it is published when the owner merges it, and pushing it again then tags it",)
         return Published(self.name, self.version, manifest, self.store.place, notes=notes)
 
     def _send(self, head: Head, manifest: Manifest, files: Mapping[str, Path]) -> Landed:

@@ -140,6 +140,14 @@ def is_commit(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
+def masked(text: str) -> str:
+    """A text for messages, without what may be a password or a token in it."""
+    text = re.sub(r"//[^/\s]*@", "//...@", text)  # //user:password@host
+    text = re.sub(r"^([^/\s:@]+):[^/\s@]+(@|$)", r"\1:...\2", text)  # the same without its //
+    text = re.sub(r"^([a-z][a-z0-9+.-]*://)[^/\s@]+$", r"\1...", text)  # what is left of it before an @
+    return re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_...", text)
+
+
 def parse_ref(text: str) -> PlanRef:
     """Parse a reference.
 
@@ -164,6 +172,8 @@ def parse_ref(text: str) -> PlanRef:
         return _elsewhere(text, place, address, digest)
     if place.startswith(_HF):
         return _on_the_hub(text, place.removeprefix(_HF), digest)
+    if re.match(r"[a-z][a-z0-9+.-]*://", place):
+        raise _invalid(text, "an address is no reference by itself; write namespace/name?store=ADDRESS")
     match = _NAMED.fullmatch(place)
     plainly_a_path = place.startswith((".", "/", "~")) or place.endswith((".yaml", ".yml", ".json"))
     exists = bool(place) and Path(place).expanduser().exists()
@@ -224,5 +234,7 @@ def _selector(version: str | None, text: str) -> str | None:
 
 def _invalid(text: str, why: str) -> InvalidRefError:
     return InvalidRefError(
-        f"'{text}' is not a plan reference: {why}", hint="give one of: " + "; ".join(FORMS), context={"ref": text}
+        f"'{masked(text)}' is not a plan reference: {masked(why)}",
+        hint="give one of: " + "; ".join(FORMS),
+        context={"ref": masked(text)},
     )

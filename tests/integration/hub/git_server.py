@@ -82,6 +82,7 @@ class GitHub(Hub):
         plan: What goes wrong.
         private: Repositories that only their owners see.
         proposals: Numbers of pull requests given out.
+        closed: Pull requests that their owner closed, as ``repo#number``.
         trees: Listings by commit, which never change; git is asked once.
         interrupts: What happens before a request is answered; once each.
     """
@@ -90,6 +91,7 @@ class GitHub(Hub):
     plan: list[Fault] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
     proposals: dict[str, int] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
     interrupts: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     trees: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
     locks: dict[str, threading.Lock] = field(default_factory=dict)
@@ -380,6 +382,17 @@ class _GitHandler(_Handler):
             for kind, prefix in kinds.items()
         })  # fmt: skip
 
+    def discussions(self, repo: str) -> None:
+        self._readable(repo)
+        wanted = parse_qs(urlsplit(self.path).query).get("status", ["all"])[0]
+        found = [
+            {"num": int(number), "title": "", "status": status, "author": {"name": "ann"}, "isPullRequest": True,
+             "createdAt": "2026-01-01T00:00:00.000Z", "repo": {"name": repo, "type": "model"}}
+            for number in self.hub.refs(repo, "refs/pr/")
+            if wanted in {"all", status := "closed" if f"{repo}#{number}" in self.hub.closed else "open"}
+        ]  # fmt: skip
+        self._json({"discussions": found, "start": 0, "count": len(found)})
+
     def list_tree(self, repo: str, rev: str) -> None:
         self._readable(repo)
         entries = self.hub.tree(repo, self.hub.commit_of(repo, rev))
@@ -481,6 +494,7 @@ _ROUTES = [
     ("POST", r"/api/validate-yaml", _GitHandler.validate),
     ("GET", r"/api/models", _GitHandler.search),
     ("GET", _REPO + r"/refs", _GitHandler.list_refs),
+    ("GET", _REPO + r"/discussions", _GitHandler.discussions),
     ("GET", _REPO + r"/tree/(?P<rev>[^/]+)/?", _GitHandler.list_tree),
     ("POST", _REPO + r"/paths-info/(?P<rev>[^/]+)", _GitHandler.paths_info),
     ("GET", _REPO + r"/commits/(?P<rev>[^/]+)", _GitHandler.list_commits),

@@ -266,6 +266,85 @@ def test_a_hub_is_searched_in_any_case_as_a_folder_is(user: User) -> None:
             assert [plan["ref"] for plan in found] == [f"{NAME}@1.0.0"], (asked, store)
 
 
+def test_a_moved_tag_is_noticed_whichever_way_its_version_is_written(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("push", OTHER, f"hf://{NAME}@2.0.0"))
+    assert ok(user("show", f"hf://{NAME}@v1.0.0", "--json")).json["source"]["version"] == "1.0.0"
+    hub.git(NAME, "update-ref", "refs/tags/v1.0.0", hub.commit_of(NAME, "v2.0.0"))
+    for wanted in ("1.0.0", "v1.0.0"):
+        assert user("show", f"hf://{NAME}@{wanted}", "--json").json["error"]["code"] == "integrity", wanted
+
+
+def test_the_same_proposal_twice_opens_one_pull_request(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    bob = {"HF_TOKEN": TOKEN + "b", "machine": "bob"}
+    for said in ("proposed at", "proposed already, at refs/pr/1"):
+        ran = ok(user("push", OTHER, f"hf://{NAME}@1.1.0", "--pr", **bob))
+        assert said in ran.err
+        assert list(hub.refs(NAME, "refs/pr/")) == ["1"]
+    ok(user("push", OTHER, f"hf://{NAME}@1.2.0", "--pr", **bob))
+    hub.closed.add(f"{NAME}#1")
+    ok(user("push", OTHER, f"hf://{NAME}@1.1.0", "--pr", **bob))
+    assert list(hub.refs(NAME, "refs/pr/")) == ["1", "2", "3"], "one that was closed may be proposed again"
+
+
+def test_without_a_token_nothing_is_tried_and_the_hint_says_how_to_log_in(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    hub.requests.clear()
+    refused = [
+        user("push", OTHER, f"hf://{NAME}@1.1.0", "--json", HF_TOKEN=""),
+        user("channel", "set", f"hf://{NAME}", "stable", "1.0.0", "--json", HF_TOKEN=""),
+    ]
+    for ran in refused:
+        assert ran.json["error"]["code"] == "access-denied"
+        assert "hf auth login" in ran.json["error"]["hint"]
+    assert not [request for request in hub.requests if request.method == "POST"]
+
+
+def test_a_reader_who_is_refused_is_told_to_read_and_not_to_write(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    refused = user("show", f"hf://{NAME}", "--json", HF_TOKEN="hf_wrong", machine="two").json["error"]
+    assert refused["code"] == "access-denied"
+    assert "may read" in refused["hint"]
+    assert "--pr" not in refused["hint"]
+
+
+def test_a_copy_of_a_repository_under_another_name_is_not_that_plan(hub: GitHub, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    shutil.copytree(hub.git_dir(NAME), hub.git_dir("bob/smol-int8"))
+    refused = user("show", "hf://bob/smol-int8@1.0.0", "--json").json["error"]
+    assert (refused["code"], refused["context"]["actual"]) == ("integrity", NAME)
+    assert f"take {NAME}" in refused["hint"]
+
+
+def test_a_password_in_the_hubs_address_is_refused_and_never_printed(tmp_path: Path, hub: GitHub, user: User) -> None:
+    address = hub.endpoint.replace("http://", "http://ann:s3cret@")
+    for arguments in (("show", f"hf://{NAME}"), ("push", PLAN, f"hf://{NAME}@1.0.0")):
+        refused = user(*arguments, HF_ENDPOINT=address)
+        assert refused.code == 1
+        assert "without credentials" in refused.err
+        assert "s3cret" not in refused.err + refused.out
+    assert not [path for path in tmp_path.rglob("*") if "s3cret" in path.name]
+
+
+def test_a_damaged_cache_says_which_file_and_what_to_do(tmp_path: Path, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("pull", f"hf://{NAME}", machine="two"))
+    cache = tmp_path / "two" / "registry" / ".cache"
+    manifest = next(cache.rglob("manifest.json")).resolve()
+    manifest.write_text("{")
+    damaged = user("show", f"hf://{NAME}", "--json", machine="two").json["error"]
+    assert damaged["code"] == "integrity"
+    assert "gc --all" in damaged["hint"]
+    memory = next(cache.rglob("refs/team--smol-int8.json"))
+    memory.write_text('{"branches": 3}')
+    refused = user("gc", "--json", machine="two")
+    assert (refused.code, refused.json["error"]["code"]) == (1, "integrity")
+    assert refused.json["error"]["context"]["file"] == str(memory)
+    ok(user("gc", "--all", machine="two"))
+    ok(user("show", f"hf://{NAME}", machine="two"))
+
+
 def test_hub_pages_and_wrong_tokens(hub: GitHub, user: User) -> None:
     for number in range(5):
         ok(user("push", OTHER, f"hf://team/plan-{number}@1.0.0"))

@@ -7,6 +7,7 @@ import pytest
 
 from flashrl_registry.errors import InvalidRefError
 from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PresetRef, parse_ref
+from flashrl_registry.registry.folders import check_name
 from flashrl_registry.registry.ref import with_digest
 
 DIGEST = "a" * 64
@@ -103,3 +104,25 @@ def test_a_store_is_an_address_without_credentials(text: str) -> None:
     with pytest.raises(InvalidRefError, match="is not a plan reference") as caught:
         parse_ref(text)
     assert "secret" not in f"{caught.value} {caught.value.hint} {caught.value.context}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://ann:s3cret@huggingface.co/demo/a", "https://s3cret@huggingface.co/demo/a",
+        "https://ann:s3cret@huggingface.co/demo/plan.yaml", "hf://ann:s3cret@huggingface.co/demo/a",
+        "ann:s3cret@huggingface.co/demo/a", "hf://hf_s3cretS3CRETs3cret00@huggingface.co/demo/a",
+        "team/plan#https://ann:s3cret@h",
+    ],
+)  # fmt: skip
+def test_a_password_in_a_reference_is_not_repeated(text: str) -> None:
+    with pytest.raises(InvalidRefError) as caught:
+        parse_ref(text)
+    assert "s3cret" not in f"{caught.value.message} {caught.value.hint} {caught.value.context}"
+
+
+@pytest.mark.parametrize("name", ["ann:s3cret", "https://ann:s3cret", "https://s3cret", "hf_s3cretS3CRETs3cret00"])
+def test_a_password_in_a_name_to_publish_is_not_repeated(name: str) -> None:
+    with pytest.raises(InvalidRefError, match="is not a plan name") as caught:
+        check_name(name)
+    assert "s3cret" not in f"{caught.value.message} {caught.value.hint} {caught.value.context}"
