@@ -1,19 +1,24 @@
 """Locks: what references mean now, written down; and whether they still mean it."""
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Lock, LockedPlan
+from filelock import FileLock, Timeout
+
+from flashrl_registry.documents import Lock, LockedPlan, read_document, write_atomically, yaml_text
 from flashrl_registry.documents.lock import PathSource, Source
-from flashrl_registry.errors import FlashRLError, InvalidRefError
+from flashrl_registry.errors import FlashRLError, InvalidRefError, StoreUnavailableError
 from flashrl_registry.registry.chain import PlanSource
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle
 from flashrl_registry.registry.open import open_any
 from flashrl_registry.registry.ref import PathRef, PresetRef, parse_ref
 
 LOCK_FILE = "flashrl.lock"
+_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,16 @@ def check_lock(lock: Lock, store: PlanSource, folder: Path) -> list[Checked]:
     checked = []
     for entry in lock.entries:
         try:
-            checked.append(Checked(entry, _resolved(entry.requested, store, folder)[0]))
+            checked.append(Checked(entry, _again(entry, store, folder)[0]))
         except FlashRLError as exc:
             checked.append(Checked(entry, None, exc))
     return checked
+
+
+def relock(lock: Lock, store: PlanSource, folder: Path) -> tuple[Lock, list[Bundle]]:
+    """Resolve a lock's references anew, as :func:`lock_references` does; its paths are relative to its folder."""
+    found = [_again(entry, store, folder) for entry in lock.entries]
+    return Lock(entries=[entry for entry, _ in found]), [bundle for _, bundle in found]
 
 
 def merged(old: Lock | None, new: Lock) -> Lock:
@@ -84,9 +95,45 @@ def merged(old: Lock | None, new: Lock) -> Lock:
     return Lock(entries=[entries[requested] for requested in sorted(entries)])
 
 
+def update_lock(file: Path, new: Lock) -> Lock:
+    """Put entries into a lock's file; what other processes lock at the same time stays.
+
+    Args:
+        file: Created where missing; YAML by its ending, else JSON.
+        new: The entries.
+
+    Returns:
+        What is in the file now.
+
+    Raises:
+        DocumentError: The file is damaged.
+        StoreUnavailableError: Another process kept it.
+    """
+    key = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    # Not beside the lock: a file that nobody removes would lie in every repository.
+    guard = FileLock(Path(tempfile.gettempdir()) / f"flashrl-lock-{key}", timeout=_WAIT_SECONDS, mode=0o666)
+    try:
+        with guard:
+            locked = merged(read_document(file, Lock) if file.exists() else None, new)
+            as_yaml = file.suffix in {".yaml", ".yml"}
+            write_atomically(file, yaml_text(locked).encode() if as_yaml else locked.json_file())
+    except Timeout as exc:
+        raise StoreUnavailableError(
+            f"another process has been writing {file} for {_WAIT_SECONDS:.0f} seconds", hint="try again"
+        ) from exc
+    return locked
+
+
 def commits_of(locks: Sequence[Lock]) -> set[str]:
     """Hub commits that locks need."""
     return {entry.source.commit for lock in locks for entry in lock.entries if entry.source.kind == "hub"}
+
+
+def _again(entry: LockedPlan, store: PlanSource, folder: Path) -> tuple[LockedPlan, Bundle]:
+    if not isinstance(entry.source, PathSource):
+        return _resolved(entry.requested, store, folder)
+    bundle = open_any(PathRef(folder / Path(entry.source.path).expanduser()), store)
+    return lock_bundle(entry.requested, bundle, entry.source.path), bundle
 
 
 def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, Bundle]:

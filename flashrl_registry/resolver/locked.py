@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from flashrl_registry.documents import Lock, LockedPlan, claimed_kind, read_document
+from flashrl_registry.documents import Lock, LockedPlan, canonical_scheme, claimed_kind, read_document
 from flashrl_registry.documents.bundled import bundled
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource, UrlSource
-from flashrl_registry.errors import NotFoundError
-from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PlanRef
+from flashrl_registry.errors import IntegrityError, NotFoundError
+from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PlanRef, parse_ref
+from flashrl_registry.registry.locking import LOCK_FILE
 
 
 def locked_reference(text: str) -> PlanRef | None:
@@ -30,6 +31,41 @@ def locked_reference(text: str) -> PlanRef | None:
     if not path_text or not _is_lock(file):
         return None
     return reference_of(_entry(read_document(file, Lock), requested, file), file.parent)
+
+
+def lock_in_place(text: str, folder: Path) -> PlanRef | None:
+    """What the lock of a working folder pins for a reference; a job that was locked runs that.
+
+    Args:
+        text: The reference as a program writes it.
+        folder: The working folder; its ``flashrl.lock`` is read.
+
+    Returns:
+        A reference that pins the entry's digest; None without a lock, and where it has no entry for exactly this text.
+
+    Raises:
+        DocumentError: The lock is damaged.
+        IntegrityError: Its entry leads to a plan of another name, whose signature nobody would ask for.
+    """
+    file = folder / LOCK_FILE
+    if not file.is_file() or canonical_scheme(text) is not None:
+        return None
+    for entry in read_document(file, Lock).entries:
+        if entry.requested == text:
+            found = reference_of(entry, file.parent)
+            _check_same_name(text, found, file)
+            return found
+    return None
+
+
+def _check_same_name(text: str, found: PathRef | NamedRef | HubFileRef, file: Path) -> None:
+    asked = parse_ref(text)
+    if isinstance(asked, NamedRef) and isinstance(found, NamedRef) and asked.name != found.name:
+        raise IntegrityError(
+            f"{file} locks {text} to a plan of another name: {found}",
+            hint=f"lock it again: flashrl-registry lock {text}",
+            context={"lock": str(file), "ref": text},
+        )
 
 
 def lock_references_in(text: str) -> list[str] | None:

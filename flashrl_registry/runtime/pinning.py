@@ -7,12 +7,14 @@ and asks nobody. A launcher that starts processes itself pins with :func:`pin` a
 
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
+from pathlib import Path
 
 from flashrl_registry.errors import InvalidRefError
-from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, open_chain, parse_ref
+from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, PresetRef, open_chain, parse_ref
+from flashrl_registry.registry.locking import LOCK_FILE
 from flashrl_registry.registry.ref import is_commit, is_version, with_digest
+from flashrl_registry.resolver import lock_in_place, pin_reference
 from flashrl_registry.resolver import pin as pinned_ref
-from flashrl_registry.resolver import pin_reference
 from flashrl_registry.runtime.log import logger
 
 PINNED = "FLASHRL_PINNED"
@@ -39,7 +41,11 @@ def pin(ref: str) -> str:
         RegistryError: The plan is not there, its bytes differ from their digests, or a member pins no digest.
         DocumentError: It is malformed.
     """
-    return pin_reference(ref, open_chain(os.environ))
+    locked = lock_in_place(ref, Path())
+    if locked is None or isinstance(locked, PresetRef):
+        return pin_reference(ref, open_chain(os.environ))
+    logger.info("%s is %s: %s in the working folder locks it", ref, locked, LOCK_FILE)
+    return pin_reference(with_digest(locked), open_chain(os.environ))
 
 
 def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str]) -> PlanRef:

@@ -19,7 +19,8 @@ from flashrl_registry.interop.locate import locate
 from flashrl_registry.registry import PathRef, PlanRef, parse_ref, read_bundle
 from flashrl_registry.registry.bundle import PLAN_YAML
 from flashrl_registry.registry.local import REGISTRY_VARIABLE
-from flashrl_registry.resolver import locked_reference
+from flashrl_registry.registry.locking import LOCK_FILE
+from flashrl_registry.resolver import lock_in_place, locked_reference
 from flashrl_registry.runtime.log import logger
 
 IMPORTED = ".imported"
@@ -46,6 +47,10 @@ def plan_reference(config: str, registry: Path, model: Callable[[], Inventory | 
     locked = locked_reference(config)
     if locked is not None:
         logger.info("%s pins %s", config, locked)
+        return locked
+    locked = lock_in_place(config, Path())
+    if locked is not None:
+        logger.info("%s is %s: %s in the working folder locks it", config, locked, LOCK_FILE)
         return locked
     found = find_flashrl_config(config)
     return parse_ref(config) if found is None else _imported(found, config, registry, model())

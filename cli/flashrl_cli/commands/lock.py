@@ -26,7 +26,7 @@ def lock(
 ) -> None:
     """Lock references: where each plan is, at which commit or version, and its digest. FLASHRL_CONFIG may be a lock."""
     from flashrl_registry.documents import Lock, read_document
-    from flashrl_registry.registry.locking import lock_references, merged
+    from flashrl_registry.registry.locking import lock_references, relock, update_lock
 
     old = read_document(file, Lock) if file.exists() else None
     if check:
@@ -34,13 +34,15 @@ def lock(
             raise typer.BadParameter("--check looks at what is locked; give no references", param_hint="REF")
         _check(file, old, allow_stale=allow_stale, as_json=as_json)
         return
-    wanted = list(references or ([entry.requested for entry in old.entries] if old else []))
-    if not wanted:
+    if not references and not (old and old.entries):
         raise typer.BadParameter(f"nothing to lock: name references; there is no {file} yet", param_hint="REF")
     with output.waiting("locking", enabled=not as_json):
-        new, bundles = lock_references(wanted, open_chain(allow_stale=allow_stale), file.resolve().parent)
-    locked = merged(old, new)
-    _write(locked, file)
+        stores, folder = open_chain(allow_stale=allow_stale), file.resolve().parent
+        if references or old is None:
+            new, bundles = lock_references(references or [], stores, folder)
+        else:
+            new, bundles = relock(old, stores, folder)
+    locked = update_lock(file, new)
     rows = [(entry.requested, entry.plan_digest[:19], entry.source.kind) for entry in locked.entries]
     output.result(
         {"lock": file, "entries": [entry.model_dump(mode="json", exclude_none=True) for entry in locked.entries]},
@@ -49,13 +51,6 @@ def lock(
     )
     for bundle in bundles:
         warn(bundle.warnings, as_json=as_json)
-
-
-def _write(locked: "Lock", file: Path) -> None:
-    from flashrl_registry.documents import write_atomically, yaml_text
-
-    as_yaml = file.suffix in {".yaml", ".yml"}
-    write_atomically(file, yaml_text(locked).encode() if as_yaml else locked.json_file())
 
 
 def _check(file: Path, old: "Lock | None", *, allow_stale: bool, as_json: bool) -> None:

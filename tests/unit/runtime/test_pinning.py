@@ -1,15 +1,20 @@
 """A channel that moves cannot split a job: the first process resolves, those that it starts take its answer."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from flashrl_registry.errors import InvalidRefError, UnsignedError
-from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, parse_ref
+from flashrl_registry.documents import Lock, read_document
+from flashrl_registry.errors import DocumentError, IntegrityError, InvalidRefError, UnsignedError
+from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, open_chain, parse_ref, write_bundle
 from flashrl_registry.registry.channels import announce, move_channel
-from flashrl_registry.runtime.pinning import PINNED, pin_for_children
+from flashrl_registry.registry.locking import check_lock, lock_references, relock, update_lock
+from flashrl_registry.registry.ref import with_digest
+from flashrl_registry.runtime.pinning import PINNED, pin, pin_for_children
+from flashrl_registry.runtime.reference import plan_reference
 
 CONFIG = "team/toy@stable"
 
@@ -107,3 +112,49 @@ def test_a_later_engine_says_which_pin_it_runs_and_what_was_said_against_it(
     assert "team/toy@stable is team/toy@1.0.0#sha256=" in caplog.text
     assert "FLASHRL_PINNED says" in caplog.text
     assert "clips the head" in caplog.text
+
+
+def test_a_lock_in_the_working_folder_holds_against_a_channel_that_moved(
+    store: LocalStore, bundle: PlanBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLASHRL_REGISTRY", str(store.root))
+    chain = open_chain({"FLASHRL_REGISTRY": str(store.root)})
+    update_lock(Path("flashrl.lock"), lock_references([CONFIG], chain, tmp_path)[0])
+    move_channel(store, "team/toy", "stable", "2.0.0")
+    first = NamedRef("team/toy", "1.0.0", bundle.digest)
+    assert plan_reference(CONFIG, store.root, lambda: None) == first
+    assert pin(CONFIG) == with_digest(first)
+    assert plan_reference("team/toy", store.root, lambda: None) == NamedRef("team/toy")
+    text = Path("flashrl.lock").read_text()
+    Path("flashrl.lock").write_text(text.replace('"name": "team/toy"', '"name": "me/other"'))
+    with pytest.raises(IntegrityError, match="another name"):
+        plan_reference(CONFIG, store.root, lambda: None)
+    Path("flashrl.lock").write_text(text[:-20])
+    with pytest.raises(DocumentError):
+        plan_reference(CONFIG, store.root, lambda: None)
+
+
+def test_jobs_that_lock_at_the_same_time_lose_no_entry(store: LocalStore, tmp_path: Path, bundle: PlanBundle) -> None:
+    chain = open_chain({"FLASHRL_REGISTRY": str(store.root)})
+    texts = [f"team/n{number}" for number in range(8)]
+    for text in texts:
+        store.publish(bundle, text, "1.0.0")
+    made = [lock_references([text], chain, tmp_path)[0] for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda lock: update_lock(tmp_path / "flashrl.lock", lock), made))
+    found = read_document(tmp_path / "flashrl.lock", Lock)
+    assert [entry.requested for entry in found.entries] == texts
+
+
+def test_a_path_in_a_lock_is_relative_to_the_lock(
+    store: LocalStore, tmp_path: Path, bundle: PlanBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tmp_path / "job"
+    write_bundle(job / "p1", bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
+    chain = open_chain({"FLASHRL_REGISTRY": str(store.root)})
+    monkeypatch.chdir(job)
+    lock = update_lock(job / "flashrl.lock", lock_references(["./p1"], chain, job)[0])
+    monkeypatch.chdir(tmp_path)
+    assert [entry.same for entry in check_lock(lock, chain, job)] == [True]
+    assert relock(lock, chain, job)[0] == lock
