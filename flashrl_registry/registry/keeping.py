@@ -1,18 +1,24 @@
 """Keeping a store sound: hash everything again, and give back what no one refers to."""
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.documents import Lock
+from flashrl_registry.documents import Lock, read_document
+from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.errors import FlashRLError, RegistryError
 from flashrl_registry.registry.chain import CACHE
 from flashrl_registry.registry.hybrids import Bundle
-from flashrl_registry.registry.locking import commits_of
+from flashrl_registry.registry.locking import LOCK_FILE, commits_of
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Store
 from flashrl_registry.registry.trust import Trust
+
+_LOCKS = "locks"
+"""Folder in the cache with the places of locks that were written on this machine."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +102,91 @@ def collect_garbage(
 
     Args:
         root: The registry's folder.
-        locks: Their commits stay.
-        everything: Remove the whole cache.
+        locks: Their commits stay; so do those of ``flashrl.lock`` in this folder and of locks that :func:`keep_for`
+            was told of.
+        everything: Remove the whole cache, also what locks need.
         dry_run: Only say what would go.
 
     Returns:
         What was, or would be, removed.
+
+    Raises:
+        RegistryError: A lock is damaged, so what it needs is not known; nothing was removed.
     """
     cache = root / CACHE
     if not cache.is_dir():
         return []
     if everything:
-        found = [Freed(str(cache), _size(cache))]
-        if not dry_run:
-            shutil.rmtree(cache)
-        return found
-    kept = commits_of(locks)
+        return _drop_all(cache, dry_run=dry_run)
+    kept = commits_of([*locks, *_known_locks(cache, dry_run=dry_run)])
     freed: list[Freed] = []
     for hub in sorted(entry for entry in cache.iterdir() if entry.is_dir() and (entry / "refs").is_dir()):
         freed += _collect(hub, kept, dry_run=dry_run)
+    return freed
+
+
+def keep_for(root: Path, file: Path, lock: Lock) -> tuple[str, ...]:
+    """Remember where a lock is: what it needs stays in the cache for as long as the file is there.
+
+    Args:
+        root: The registry's folder.
+        file: The lock's file.
+        lock: What is in it.
+
+    Returns:
+        What whoever locks should read: empty where it is remembered.
+    """
+    place = os.fsencode(file.resolve())
+    note = root / CACHE / _LOCKS / f"{hashlib.sha256(place).hexdigest()[:16]}.txt"
+    if not commits_of([lock]) or note.is_file():
+        return ()
+    try:
+        write_atomically(note, place)
+    except OSError as exc:
+        return (f"{note} cannot be written ({exc.strerror}): give gc --lock {file}, or it removes what the lock needs",)
+    return ()
+
+
+def _known_locks(cache: Path, *, dry_run: bool) -> list[Lock]:
+    """The lock of this folder, and those that were noted; a lock that was deleted needs nothing, and its note goes."""
+    files = [] if _is_gone(file := Path(LOCK_FILE)) else [file]
+    for note in sorted((cache / _LOCKS).glob("*.txt")):
+        file = Path(os.fsdecode(note.read_bytes()))
+        if not _is_gone(file):
+            files.append(file)
+        elif not dry_run:
+            note.unlink(missing_ok=True)
+    return [_read_lock(file) for file in files]
+
+
+def _is_gone(file: Path) -> bool:
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path at all
+        return True
+    except OSError:  # it may be there: reading it says what is wrong
+        return False
+    return False
+
+
+def _read_lock(file: Path) -> Lock:
+    try:
+        return read_document(file, Lock)
+    except FlashRLError as exc:
+        raise RegistryError(
+            f"nothing was removed: what a lock needs is not known, because it cannot be read: {exc.message}",
+            hint=f"mend {file} or delete it; gc --all removes everything, whatever locks need",
+            context={**exc.context, "lock": str(file)},
+        ) from exc
+
+
+def _drop_all(cache: Path, *, dry_run: bool) -> list[Freed]:
+    """The whole cache but for where locks are: once a lock is pulled again, it is safe from the next collection."""
+    inside = [entry for entry in sorted(cache.iterdir()) if entry.name != _LOCKS]
+    freed = [Freed(str(cache), sum(_size(entry) for entry in inside))] if inside else []
+    if not dry_run:
+        for entry in inside:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     return freed
 
 
@@ -126,6 +198,7 @@ def _collect(hub: Path, kept: set[str], *, dry_run: bool) -> list[Freed]:
 
 def _size(folder: Path) -> int:
     try:
-        return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_symlink())
+        files = folder.rglob("*") if folder.is_dir() else [folder]
+        return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
     except OSError as exc:
         raise RegistryError(f"{folder} cannot be read: {exc.strerror}") from exc

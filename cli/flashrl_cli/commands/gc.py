@@ -11,13 +11,16 @@ from flashrl_cli.arguments import Json, local_store
 
 def gc(
     locks: Annotated[
-        list[Path] | None, typer.Option("--lock", help="A lock whose commits stay; may be given several times.")
+        list[Path] | None, typer.Option("--lock", help="Another lock whose commits stay; may be given several times.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove the whole cache.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove the whole cache, also what locks need.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove cached Hub commits that no lock and no branch or tag names; published plans are never touched."""
+    """Remove cached Hub commits that no lock, branch or tag names; published plans are never touched.
+
+    Locks that were written or pulled on this machine are known, and so is ./flashrl.lock.
+    """
     from flashrl_registry.documents import Lock, read_document
     from flashrl_registry.registry.keeping import collect_garbage
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import AllowStale, Json, open_chain, warn
+from flashrl_cli.arguments import AllowStale, Json, local_store, open_chain, warn
 
 if TYPE_CHECKING:
     from flashrl_registry.documents import Lock
@@ -26,6 +26,7 @@ def lock(
 ) -> None:
     """Lock references: where each plan is, at which commit or version, and its digest. FLASHRL_CONFIG may be a lock."""
     from flashrl_registry.documents import Lock, read_document
+    from flashrl_registry.registry.keeping import keep_for
     from flashrl_registry.registry.locking import lock_references, relock, update_lock
 
     old = read_document(file, Lock) if file.exists() else None
@@ -43,12 +44,14 @@ def lock(
         else:
             new, bundles = relock(old, stores, folder)
     locked = update_lock(file, new)
+    warnings = keep_for(local_store().root, file, locked)
     rows = [(entry.requested, entry.plan_digest[:19], entry.source.kind) for entry in locked.entries]
     output.result(
         {"lock": file, "entries": [entry.model_dump(mode="json", exclude_none=True) for entry in locked.entries]},
         output.table(("REFERENCE", "DIGEST", "STORE"), rows),
         as_json=as_json,
     )
+    warn(warnings, as_json=as_json)
     for bundle in bundles:
         warn(bundle.warnings, as_json=as_json)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import AllowStale, Json, RequireSignature, TrustedKeys, any_bundle, warn
+from flashrl_cli.arguments import AllowStale, Json, RequireSignature, TrustedKeys, any_bundle, local_store, warn
 
 Destination = Annotated[
     Path | None,
@@ -62,6 +62,9 @@ def _pull_lock(
     file: str, entries: list[str], *, allow_stale: bool, require_signature: bool, trusted: list[Path] | None,
     as_json: bool,
 ) -> None:  # fmt: skip
+    from flashrl_registry.documents import Lock, read_document
+    from flashrl_registry.registry.keeping import keep_for
+
     pulled = []
     for entry in entries:
         with output.transferring(f"pulling {entry}", enabled=not as_json):
@@ -70,5 +73,7 @@ def _pull_lock(
             )
         pulled.append({"ref": entry, "digest": bundle.digest, "origin": bundle.origin, "signed_by": bundle.signed_by})
         warn(bundle.warnings, as_json=as_json)
+    place = Path(file).expanduser()
+    warn(keep_for(local_store().root, place, read_document(place, Lock)), as_json=as_json)
     rows = [(item["ref"], str(item["digest"])[:19], item["origin"]) for item in pulled]
     output.result({"lock": file, "plans": pulled}, output.table(("PLAN", "DIGEST", "FROM"), rows), as_json=as_json)

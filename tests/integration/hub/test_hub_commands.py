@@ -221,6 +221,23 @@ def test_gc_keeps_what_locks_and_refs_name(tmp_path: Path, hub: GitHub, user: Us
     assert user("show", "flashrl.lock", HF_HUB_OFFLINE="1").code == 1
 
 
+def test_gc_knows_the_locks_that_were_written_or_pulled_here(tmp_path: Path, user: User) -> None:
+    ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
+    ok(user("channel", "set", f"hf://{NAME}", "stable", "1.0.0"))
+    ok(user("lock", f"hf://{NAME}@main", "-o", "jobs/plans.lock"))
+    (tmp_path / "two").mkdir()
+    shutil.copy(tmp_path / "one" / "jobs" / "plans.lock", tmp_path / "two" / "copy.lock")
+    ok(user("pull", "copy.lock", machine="two"))
+    ok(user("push", OTHER, f"hf://{NAME}@1.1.0"))
+    for machine, lock in (("one", "jobs/plans.lock"), ("two", "copy.lock")):
+        ok(user("pull", f"hf://{NAME}", machine=machine))  # no branch and no tag names the locked commit any more
+        ok(user("gc", machine=machine))
+        ok(user("show", lock, machine=machine, HF_HUB_OFFLINE="1"))
+        (tmp_path / machine / lock).rename(tmp_path / machine / "moved.lock")
+        assert len(ok(user("gc", "--json", machine=machine)).json["freed"]) == 1
+        assert user("show", "moved.lock", machine=machine, HF_HUB_OFFLINE="1").code == 1
+
+
 def test_verify_reads_every_version_on_a_hub_and_names_the_one_whose_tag_was_moved(hub: GitHub, user: User) -> None:
     for version, plan in (("1.0.0", PLAN), ("1.1.0", OTHER), ("1.2.0", PLAN)):
         ok(user("push", plan, f"hf://{NAME}@{version}"))
