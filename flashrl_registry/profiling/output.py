@@ -1,11 +1,12 @@
 """Where a profile goes: the document's path, and the sidecar beside it."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def write_sidecar(vectors: Mapping[str, ArrayLike | StoredVector], folder: Path)
         try:
             digest = write_vectors(stored, temporary)
             sidecar = Sidecar(digest=f"sha256:{digest}", num_bytes=temporary.stat().st_size)
+            flush(temporary)  # the document that names it is flushed too
             temporary.chmod(0o644)
             temporary.replace(folder / sidecar.file_name)
         finally:
@@ -137,8 +139,44 @@ def refuse_checkpoint_folder(folder: Path) -> None:
 
 
 @contextmanager
+def staged(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files that take their places together, once all of them are written.
+
+    Args:
+        paths: Where they go; their folders exist.
+
+    Yields:
+        Where to write them instead, each beside its place and of the same suffix. Where an error is raised they are
+        removed, and nothing has changed at the places.
+    """
+    temporary = [path.with_name(f".{os.getpid()}.{path.name}") for path in paths]
+    try:
+        for path in paths:
+            if path.is_dir():  # found out now, not when another file has moved
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        yield temporary
+        for written, path in zip(temporary, paths, strict=True):
+            written.replace(path)
+    finally:
+        for written in temporary:
+            written.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system put a file on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def writing(where: Path) -> Iterator[None]:
     """Failures to write, in our words.
+
+    Args:
+        where: The file or folder; named where the system names none, or a temporary file beside it.
 
     Raises:
         ProfilingError: No space, no permission, or whatever else the file system says.
@@ -146,7 +184,10 @@ def writing(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        place = exc.filename or where
+        place = Path(exc.filename) if isinstance(exc.filename, str) else where
+        if place.parent == where.parent and where.name in place.name:
+            place = where
         raise ProfilingError(
-            f"{place} cannot be written: {exc.strerror or exc}", hint="the profile was not written; nothing is left"
+            f"{place} cannot be written: {exc.strerror or exc}",
+            hint="no profile was written, and what was there before is as it was",
         ) from exc

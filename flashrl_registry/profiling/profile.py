@@ -33,6 +33,7 @@ from flashrl_registry.profiling.output import (
     StoredVector,
     document_path,
     refuse_checkpoint_folder,
+    staged,
     write_sidecar,
     writing,
 )
@@ -42,6 +43,8 @@ from flashrl_registry.profiling.work import WorkFolder, run_key, work_folder
 Progress = Callable[[int, int, str, int], None]
 """Called after each tensor of the reference with the number done, the number of all, its name, and the bytes that
 were read so far."""
+Report = Callable[[Profile, Path], object]
+"""Draws a profile into a file."""
 
 
 def profile_pair(
@@ -54,6 +57,8 @@ def profile_pair(
     every_row: bool = False,
     ray: str | None = None,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+    report: Report | None = None,
 ) -> tuple[Path, Profile]:
     """Measure a checkpoint pair and write its profile and the sidecar with its vectors.
 
@@ -72,6 +77,8 @@ def profile_pair(
         every_row: Requantize every row of every linear for the facts; otherwise a sample of each.
         ray: Run the tasks on Ray: ``auto``, ``local`` or the address of a cluster.
         progress: Called after each tensor.
+        note: Called with a line for people where an interrupted run left files that cannot be used.
+        report: Draws the profile into the ``.html`` beside the document, before either is put in place.
 
     Returns:
         Path of the document and the sealed profile. The sidecar lies beside the document. The same pair gives the
@@ -92,6 +99,8 @@ def profile_pair(
     with work_folder(document, key) as work:
         tasks = checked.tasks()
         run = _Run(checked, tasks, work, every_row=every_row, progress=progress)
+        if note is not None and run.damage is not None:
+            note(run.damage)
         results = run.on_ray(ray) if ray is not None else run.on_threads(threads)
         faults = sorted((fault for result in results for fault in result.faults), key=lambda f: natural_key(f.name))
         names = checked.quantized.index.inventory.name, checked.reference.index.inventory.name
@@ -100,7 +109,7 @@ def profile_pair(
             f"{names[0]} does not correspond to {names[1]}",
             hint="the pair must be one model; nothing but norms before quantized linears may differ",
         )
-        profile = _write(checked, results, work, document)
+        profile = _write(checked, results, work, document, report)
     return document, profile
 
 
@@ -116,6 +125,7 @@ class _Run:
         self._lock = threading.Lock()
         self._pair: Pair | None = None
         self._bytes = 0
+        self._found, self.damage = work.finished(tasks)
 
     def on_threads(self, threads: int) -> list[Result]:
         """Every task's result, in the order of the tasks; their vectors are in the work folder."""
@@ -159,7 +169,7 @@ class _Run:
         return self._keep(number, layer.run())
 
     def _finished(self, number: int) -> Result | None:
-        found = self._work.get(number, self._tasks[number])
+        found = self._found.get(number)
         if found is not None:
             for name in self._tasks[number].names:
                 self._tick(name)
@@ -182,19 +192,31 @@ class _Run:
                 self._progress(self._num_done, self._total, name, read)
 
 
-def _write(checked: CheckedPair, results: list[Result], work: WorkFolder, document: Path) -> Profile:
+def _write(
+    checked: CheckedPair, results: list[Result], work: WorkFolder, document: Path, report: Report | None
+) -> Profile:
+    """Put everything in place, or nothing."""
     vectors: dict[str, StoredVector] = {}
     for number in range(len(results)):
         vectors |= work.vectors(number)
-    new = [folder for folder in (document.parent, *document.parent.parents) if not folder.exists()]
+    folder = document.parent
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    before = {file.name for file in folder.glob("*.safetensors")}
+    sidecar: Sidecar | None = None
     try:
-        sidecar = write_sidecar(vectors, document.parent)
+        sidecar = write_sidecar(vectors, folder)
         profile = _profile(checked, sidecar, results)
-        with writing(document):
-            write_document(profile, document)
-    except ProfilingError:
+        page = document.with_suffix(".html")
+        with writing(document), staged([document] if report is None else [page, document]) as places:
+            write_document(profile, places[-1])
+            if report is not None:
+                with writing(page):
+                    report(profile, places[0])
+    except BaseException:
         if new:
             shutil.rmtree(new[-1], ignore_errors=True)
+        elif sidecar is not None and sidecar.file_name not in before:
+            (folder / sidecar.file_name).unlink(missing_ok=True)
         raise
     return profile
 

@@ -3,13 +3,19 @@
 A work folder lies beside the output, under a name that is a digest of everything that the results depend on: both
 checkpoints' headers with the sizes and times of their files, and the options. It is locked while it is used, and gone
 when the profile is written or refused.
+
+A finished task is two files: its vectors, and a record that ends with their digest and begins with its own. What is
+read back is what was written, or the task is measured again; so nothing has to reach the disk in any order, and files
+are flushed once in a while only so that a machine that stops loses little work.
 """
 
+import hashlib
 import json
 import math
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -19,18 +25,22 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from flashrl_registry.checkpoints import CheckpointIndex
 from flashrl_registry.documents import LinearFacts, SmoothingGroup
 from flashrl_registry.documents._base import sha256
 from flashrl_registry.errors import CheckpointUnreachableError, ProfilingError
 from flashrl_registry.profiling.layer import Result, Task
-from flashrl_registry.profiling.output import StoredVector, write_vectors, writing
+from flashrl_registry.profiling.output import StoredVector, flush, write_vectors, writing
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised where results of an earlier program cannot be used."""
 _HELD_BYTES = 16 << 20
 """Vectors that stay in memory beside their files, for the end of the run."""
+_FLUSH_SECONDS = 2.0
+"""How much work a machine that stops may lose; flushing each file would cost a short run more than it protects."""
+_NAMED = 3
 
 
 class WorkFolder:
@@ -45,6 +55,8 @@ class WorkFolder:
         self._lock = threading.Lock()
         self._held: dict[int, dict[str, StoredVector]] = {}
         self._held_bytes = 0
+        self._unflushed: list[Path] = []
+        self._flushed_at = time.monotonic()
 
     def put(self, number: int, task: Task, result: Result) -> None:
         """Keep a task's result; a crash leaves the whole of it or nothing.
@@ -53,47 +65,93 @@ class WorkFolder:
             ProfilingError: The folder cannot be written.
         """
         vectors = {key: StoredVector.of(value) for key, value in result.vectors.items()}
-        record = {
+        record: dict[str, Any] = {
             "task": [task.key, list(task.names)],
             "roles": result.roles,
             "groups": [group.model_dump(mode="json") for group in result.groups],
             "facts": [facts.model_dump(mode="json") for facts in result.facts],
         }
+        files = self._file(number, "vectors"), self._file(number, "json")
         with writing(self.folder):
-            write_vectors(vectors, self.folder / f"{number}.vectors")
-            temporary = self.folder / f"{number}.tmp"
-            temporary.write_text(json.dumps(record))
-            temporary.replace(self.folder / f"{number}.json")
+            record["vectors"] = write_vectors(vectors, files[0])
+            body = json.dumps(record).encode()
+            temporary = self._file(number, "tmp")
+            temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            temporary.replace(files[1])
+            self._flush(files)
         num_bytes = sum(vector.num_bytes for vector in vectors.values())
         with self._lock:
             if self._held_bytes + num_bytes <= _HELD_BYTES:
                 self._held_bytes += num_bytes
                 self._held[number] = vectors
 
-    def get(self, number: int, task: Task) -> Result | None:
-        """A task's result without its vectors, or None where it is not finished."""
-        record = self._record(number)
-        if record is None or record["task"] != [task.key, list(task.names)]:
+    def finished(self, tasks: Sequence[Task]) -> tuple[dict[int, Result], str | None]:
+        """What an earlier run left.
+
+        Args:
+            tasks: Those of this run.
+
+        Returns:
+            The results of tasks that are finished, without their vectors, by number; and what to tell people where
+            files of others are not what was written. Those tasks are measured again.
+        """
+        found: dict[int, Result] = {}
+        damaged = []
+        for number, task in enumerate(tasks):
+            try:
+                result = self._read(number, task)
+            except (OSError, ValueError, KeyError, TypeError, ValidationError):
+                damaged.append(task.key.removesuffix("."))
+                continue
+            if result is not None:
+                found[number] = result
+        if not damaged:
+            return found, None
+        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+        return found, (
+            f"{self.folder}: what an interrupted run left is damaged for {', '.join(damaged[:_NAMED])}{more}; "
+            f"measured again"
+        )
+
+    def vectors(self, number: int) -> dict[str, StoredVector]:
+        """A finished task's vectors, in memory or read when they are needed."""
+        return self._held.get(number) or stored_vectors(self._file(number, "vectors"))
+
+    def _file(self, number: int, suffix: str) -> Path:
+        return self.folder / f"{number}.{suffix}"
+
+    def _read(self, number: int, task: Task) -> Result | None:
+        """A task's result, or None where it is not finished.
+
+        Raises:
+            ValueError: A file is not what was written; so do the other errors of what is called here.
+        """
+        file = self._file(number, "json")
+        if not file.exists():
             return None
+        digest, _, body = file.read_bytes().partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            raise ValueError("the record is damaged")
+        record = json.loads(body)
+        if record["task"] != [task.key, list(task.names)]:
+            raise ValueError("the record is another task's")
+        with self._file(number, "vectors").open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != record["vectors"]:
+                raise ValueError("the vectors are damaged")
         return Result(
             roles=record["roles"],
             groups=[SmoothingGroup.model_validate_json(json.dumps(group)) for group in record["groups"]],
             facts=[LinearFacts.model_validate_json(json.dumps(facts)) for facts in record["facts"]],
         )
 
-    def vectors(self, number: int) -> dict[str, StoredVector]:
-        """A finished task's vectors, in memory or read when they are needed."""
-        return self._held.get(number) or stored_vectors(self.folder / f"{number}.vectors")
-
-    def _record(self, number: int) -> dict[str, Any] | None:
-        file = self.folder / f"{number}.json"
-        if not file.exists():
-            return None
-        try:
-            record: dict[str, Any] = json.loads(file.read_text())
-        except ValueError:
-            return None
-        return record
+    def _flush(self, files: Sequence[Path]) -> None:
+        with self._lock:
+            self._unflushed += files
+            if time.monotonic() - self._flushed_at < _FLUSH_SECONDS:
+                return
+            waiting, self._unflushed, self._flushed_at = self._unflushed, [], time.monotonic()
+        for file in waiting:
+            flush(file)
 
 
 def stored_vectors(path: Path) -> dict[str, StoredVector]:

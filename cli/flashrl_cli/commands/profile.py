@@ -1,12 +1,15 @@
 """``flashrl profile``: measure a checkpoint pair."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, needs
+from flashrl_cli.arguments import Json, needs, warn
+
+if TYPE_CHECKING:
+    from flashrl_registry.profiling.profile import Report
 
 
 def profile(  # noqa: PLR0917 - typer passes by name
@@ -35,9 +38,13 @@ def profile(  # noqa: PLR0917 - typer passes by name
     as_json: Json = False,
 ) -> None:
     """Measure a bf16 checkpoint and its quantized twin, tensor by tensor."""
+    draw: Report | None = None
     if report:  # what is missing is said before the work, not after it
         with needs("a report"):
-            import flashrl_registry.report  # noqa: F401
+            from flashrl_registry.report import write_report
+
+            draw = write_report
+    warnings: list[str] = []
     with needs("profiling"):
         from flashrl_registry.profiling import profile_pair
 
@@ -45,12 +52,10 @@ def profile(  # noqa: PLR0917 - typer passes by name
             path, document = profile_pair(
                 reference, quantized, destination,
                 scheme=scheme, threads=threads, every_row=every_row, ray=ray, progress=progress,
+                note=warnings.append, report=draw,
             )  # fmt: skip
+    warn(tuple(warnings), as_json=as_json)
     page = path.with_suffix(".html") if report else None
-    if page is not None:
-        from flashrl_registry.report import write_report
-
-        write_report(document, page)
     roles = {family.role: 0 for family in document.tensors}
     for family in document.tensors:
         roles[family.role] += family.num_members
@@ -90,6 +95,7 @@ def profile(  # noqa: PLR0917 - typer passes by name
             "rounding": rounding,
             "not_applicable": limits,
             "no_frozen_scales": document.no_frozen_scales,
+            "warnings": warnings,
         },
         "\n".join(lines),
         as_json=as_json,

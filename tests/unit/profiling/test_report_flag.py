@@ -1,5 +1,8 @@
 """``flashrl profile --report``."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,3 +38,48 @@ def test_a_report_that_cannot_be_drawn_is_said_before_the_work(
     assert run("flashrl", command) == 1
     assert 'pip install "flashrl-registry[report]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+FULL = """
+import resource, sys
+from flashrl_cli.app import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(run("flashrl", sys.argv[2:]))
+"""
+
+
+def test_a_disk_that_does_not_hold_the_report_leaves_an_older_profile_as_it_was(pair: Any, tmp_path: Path) -> None:
+    """The profile and its vectors would fit; the page does not."""
+    out = tmp_path / "out"
+    command = ["profile", "-o", str(out), "--report"]
+    assert run("flashrl", [*command, *("-m", str(pair.write()[0])), *("-qm", str(pair.write()[1]))]) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    pair.quantized[name] = pair.quantized[name].clone()
+    pair.quantized[name][0, 0] ^= 1
+    scale = "model.layers.0.self_attn.o_proj.weight_scale"
+    pair.quantized[scale] = pair.quantized[scale] * 1.01
+    reference, quantized = map(str, pair.write())
+    limit = max(len(data) for file, data in before.items() if not file.endswith(".html")) + 4096
+    assert limit < len(before["profile.html"])
+    root = Path(__file__).parents[3]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "cli"), *sys.path])}
+    line = [sys.executable, "-c", FULL, str(limit), *command, "-m", reference, "-qm", quantized, "--json"]
+    ran = subprocess.run(line, env=environ, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1, ran.stderr
+    error = json.loads(ran.stdout)["error"]
+    assert error["message"] == f"{out / 'profile.html'} cannot be written: File too large"
+    assert "as it was" in error["hint"]
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert not list(tmp_path.glob(".flashrl-profile-*"))
+
+
+def test_a_report_whose_place_is_taken_by_a_folder_is_named_and_nothing_is_written(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, quantized = pair.write()
+    (tmp_path / "out" / "profile.html").mkdir(parents=True)
+    command = ["profile", "-m", str(reference), "-qm", str(quantized), "-o", str(tmp_path / "out"), "--report"]
+    assert run("flashrl", command) == 1
+    assert f"{tmp_path / 'out' / 'profile.html'} cannot be written: Is a directory" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["profile.html"]

@@ -16,6 +16,7 @@ import torch
 from pairs import linears
 from safetensors.numpy import load_file, save_file
 
+from flashrl_cli.app import run
 from flashrl_registry.errors import CheckpointError, CheckpointMismatchError, FlashRLError, ProfilingError
 from flashrl_registry.profiling import output, profile_pair, verify_profile, work
 
@@ -81,6 +82,76 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
     assert 0 < len(put) < 4, "the layers that were finished were measured again"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not list(tmp_path.glob(".flashrl-profile-*"))
+
+
+def damage_vectors(work_folder: Path, how: str) -> None:
+    """Change one byte, cut or blank the vectors of every layer that was finished."""
+    for file in work_folder.glob("*.vectors"):
+        data = bytearray(file.read_bytes())
+        start = 8 + int.from_bytes(data[:8], "little")
+        if len(data) == start:
+            continue  # a task without vectors
+        if how == "zeroed":
+            data[start:] = bytes(len(data) - start)
+        elif how == "cut short":
+            del data[-4:]
+        elif how == "edited":
+            data[-1] ^= 1
+        file.write_bytes(data)
+        if how == "gone":
+            file.unlink()
+
+
+def damage_records(work_folder: Path, how: str) -> None:
+    for file in work_folder.glob("*.json"):
+        text = file.read_bytes()
+        spoiled = {
+            "empty": b"", "no text": b"\xff" * len(text), "cut short": text[:-5],
+            "edited": text.replace(b": 1", b": 2"),
+            "another object": b"[]", "no lines": text.replace(b"\n", b""),
+        }  # fmt: skip
+        file.write_bytes(spoiled[how])
+
+
+@pytest.mark.parametrize(
+    ("damage", "how"),
+    [(damage_vectors, how) for how in ("zeroed", "cut short", "edited", "gone")]
+    + [(damage_records, how) for how in ("empty", "no text", "cut short", "edited", "another object", "no lines")],
+)
+def test_what_a_killed_run_left_and_was_damaged_is_measured_again_and_said(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, how: str
+) -> None:
+    folders = pair.write()
+    profile_pair(*folders, tmp_path / "whole")
+    run_killed(folders, tmp_path / "out", after=4)
+    (left,) = tmp_path.glob(".flashrl-profile-*")
+    damage(left, how)
+    command = ["profile", "-m", str(folders[0]), "-qm", str(folders[1]), "-o", str(tmp_path / "out")]
+    assert run("flashrl", command) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("warning:") == 1
+    assert f"{left}: what an interrupted run left is damaged for " in shown
+    assert "model.layers.0" in shown
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not left.exists()
+
+
+def test_an_undamaged_run_that_goes_on_says_nothing(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = pair.write()
+    run_killed(folders, tmp_path / "out", after=4)
+    assert run("flashrl", ["profile", "-m", str(folders[0]), "-qm", str(folders[1]), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_long_run_has_its_finished_layers_flushed(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a machine that stops loses seconds of work, and not all of it."""
+    flushed: list[str] = []
+    monkeypatch.setattr(work, "flush", lambda file: flushed.append(file.name))
+    monkeypatch.setattr(work, "_FLUSH_SECONDS", 0)
+    profile_pair(*pair.write(), tmp_path / "out")
+    assert {"0.json", "0.vectors", "1.json", "1.vectors"} <= set(flushed)
 
 
 def test_a_checkpoint_that_changed_meanwhile_is_measured_anew(pair: Any, tmp_path: Path) -> None:
