@@ -12,6 +12,7 @@ from flashrl_registry.compiler.modules import is_linear_weight
 from flashrl_registry.documents import Environment, Plan, TensorSpec, canonical_scheme, write_atomically
 from flashrl_registry.documents.names import expand
 from flashrl_registry.errors import InteropError
+from flashrl_registry.interop.drafts import EXTENSION
 from flashrl_registry.interop.flashrl_config import (
     DEFAULT_FUNCTION,
     NEED_NO_MODEL,
@@ -21,7 +22,6 @@ from flashrl_registry.interop.flashrl_config import (
     value_fault,
 )
 from flashrl_registry.interop.flashrl_text import config_text
-from flashrl_registry.interop.importing import EXTENSION
 from flashrl_registry.interop.losses import Losses
 from flashrl_registry.interop.members import Member, Members
 from flashrl_registry.registry import PlanBundle

@@ -4,54 +4,34 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flashrl_registry.checkpoints import read_inventory
 from flashrl_registry.compiler import compile_plan, preset_rules
 from flashrl_registry.documents import (
-    Hybrid,
-    HybridMember,
     Inventory,
-    Plan,
     Profile,
     Rules,
     SchemeName,
     UpdateSettings,
-    write_document,
 )
 from flashrl_registry.documents.strict_yaml import Parsed
 from flashrl_registry.errors import InteropError
 from flashrl_registry.interop.compressed_tensors import rules_from_config
 from flashrl_registry.interop.detect import Source, SourceKind, detect
+from flashrl_registry.interop.drafts import (
+    Draft,
+    ImportedPlan,
+    refuse_replacing,
+    with_extensions,
+    write_drafts,
+)
 from flashrl_registry.interop.findings import Findings
-from flashrl_registry.interop.flashrl_config import FlashRLConfig
 from flashrl_registry.interop.flashrl_entries import FoundEntry, entry_notes, find_entries
 from flashrl_registry.interop.llm_compressor import rules_from_recipe
 from flashrl_registry.interop.locate import Fetch, locate
 from flashrl_registry.interop.modules import SchemeGroup, rules_for
 from flashrl_registry.interop.own_profile import own_profile
-from flashrl_registry.registry import read_profile, write_bundle
-from flashrl_registry.registry.bundle import refuse_folder
-
-EXTENSION = "x-flashrl"
-"""Key under which a document keeps what a FlashRL config said and no plan needs; it comes out again at export."""
-
-HYBRID_YAML, RULES_YAML = "hybrid.yaml", "rules.yaml"
-
-
-@dataclass(frozen=True)
-class ImportedPlan:
-    """One plan of an import.
-
-    Attributes:
-        name: Its member name in a hybrid; the scheme otherwise.
-        folder: Its bundle.
-        plan: Sealed.
-    """
-
-    name: str
-    folder: Path
-    plan: Plan
+from flashrl_registry.registry import read_profile
 
 
 @dataclass(frozen=True)
@@ -83,6 +63,7 @@ class ImportOptions:
         recompute: Take int8 scales from every update instead of FlashRL's fixed ones.
         lossy: What our documents cannot say of inputs is a note, not an error.
         name: Model name to record; None takes the folder's.
+        force: Replace plans that lie where it writes.
         fetch: Gets files from the Hub.
     """
 
@@ -92,18 +73,8 @@ class ImportOptions:
     recompute: bool = False
     lossy: bool = False
     name: str | None = None
+    force: bool = False
     fetch: Fetch | None = None
-
-
-@dataclass
-class _Draft:
-    """A compiled plan whose files are not written yet."""
-
-    scheme: SchemeName
-    plan: Plan
-    profile: Profile | None = None
-    sidecar: Path | None = None
-    rules: Rules | None = None
 
 
 def import_source(source: str, model: str | Path, output: Path, options: ImportOptions | None = None) -> Imported:
@@ -123,6 +94,7 @@ def import_source(source: str, model: str | Path, output: Path, options: ImportO
         DocumentError: Everything in it that is malformed, not there, or that our documents cannot say.
         StoreUnavailableError: The Hub cannot be reached, or has no such file.
         CompileError: What it says cannot be done to this model.
+        RegistryError: The folder holds something else, which would be replaced.
     """
     options = options or ImportOptions()
     found = detect(locate(source, fetch=options.fetch), options.kind)
@@ -141,18 +113,19 @@ def import_for(found: Source, inventory: Inventory, output: Path, options: Impor
     options = options or ImportOptions()
     with tempfile.TemporaryDirectory() as scratch:
         job = _Import(found, inventory, options, Path(scratch))
-        hybrid = None
+        config = None
         if found.kind == "flashrl":
             entries = find_entries(found, profile=options.profile, fetch=options.fetch)
-            drafts = _with_extensions(entries.each(job.entry), entries.config)
-            if len(drafts) > 1:
-                return _write_hybrid(drafts, entries.config, output, job.notes)
+            config = entries.config
+            drafts = with_extensions(entries.each(job.entry), config)
         elif found.kind == "flashrl-profile":
             drafts = [job.bare_profile()]
         else:
             drafts = [job.rules()]
-        written = _write(drafts[0], drafts[0].scheme, output)
-    return Imported(found.kind, (written,), hybrid, tuple(job.notes))
+        if not options.force:
+            refuse_replacing(drafts, config, output)
+        plans, hybrid = write_drafts(drafts, config, output)
+    return Imported(found.kind, plans, hybrid, tuple(job.notes))
 
 
 @dataclass
@@ -169,7 +142,7 @@ class _Import:
         if message not in self.notes:
             self.notes.append(message)
 
-    def entry(self, found: FoundEntry) -> _Draft:
+    def entry(self, found: FoundEntry) -> Draft:
         """A plan for one replica of a FlashRL config."""
         entry = found.entry
         for message in entry_notes(entry):
@@ -183,11 +156,11 @@ class _Import:
         name = entry.model or found.profile.stem
         return self._with_profile_pt(found.profile, entry.scheme, name, start=entry.start_model)
 
-    def bare_profile(self) -> _Draft:
+    def bare_profile(self) -> Draft:
         """A plan for a profile.pt alone."""
         return self._with_profile_pt(self.source.path, self.options.scheme, self.source.path.stem)
 
-    def rules(self) -> _Draft:
+    def rules(self) -> Draft:
         """A plan for a file that says which layers get which scheme."""
         assert self.source.parsed is not None
         found = Findings(self.source.parsed, str(self.source.path))
@@ -204,7 +177,7 @@ class _Import:
         draft.rules = rules
         return draft
 
-    def _with_own_profile(self, path: Path, scheme: SchemeName, *, start: str | None) -> _Draft:
+    def _with_own_profile(self, path: Path, scheme: SchemeName, *, start: str | None) -> Draft:
         if scheme not in {"int8", "int8_prune"}:
             self.note(f"profile {path} is not used: {scheme} takes its scales from the weights")
             return self._compiled(scheme, preset_rules(scheme, self.inventory), start=start)
@@ -216,7 +189,7 @@ class _Import:
 
     def _with_profile_pt(
         self, path: Path, scheme: SchemeName | None, quantized_name: str, *, start: str | None = None
-    ) -> _Draft:
+    ) -> Draft:
         from flashrl_registry.interop.profile_pt import import_int8, read_profile_pt
 
         content, notes = read_profile_pt(path, self.inventory)
@@ -248,7 +221,7 @@ class _Import:
         sidecar: Path | None = None,
         *,
         start: str | None = None,
-    ) -> _Draft:
+    ) -> Draft:
         if start is not None:
             rules = rules.model_copy(update={"engine": rules.engine.model_copy(update={"model": start})})
         compiled = compile_plan(rules, self.inventory, profile)
@@ -256,41 +229,9 @@ class _Import:
             self.note(str(diagnostic))
         if compiled.plan.profile is None:
             profile, sidecar = None, None
-        return _Draft(scheme, compiled.plan, profile, sidecar)
+        return Draft(scheme, compiled.plan, profile, sidecar)
 
 
 def _rules_of_names(scheme: SchemeName, names: Sequence[str], inventory: Inventory, path: Path) -> Rules:
     modules = tuple(name.removesuffix(".weight") for name in names)
     return rules_for([SchemeGroup("linears", scheme, modules, ())], [], inventory, Findings(Parsed(None), str(path)))
-
-
-def _with_extensions(drafts: Sequence[_Draft], config: FlashRLConfig) -> list[_Draft]:
-    """Every plan with the entry that it was made of; it does not count in the plan's digest."""
-    for draft, entry in zip(drafts, config.entries, strict=True):
-        kept: dict[str, Any] = {"config": dict(entry.values)}
-        if len(drafts) == 1 and config.others:
-            kept["beside_configs"] = dict(config.others)
-        draft.plan = draft.plan.model_copy(update={EXTENSION: kept})
-    return list(drafts)
-
-
-def _write_hybrid(drafts: Sequence[_Draft], config: FlashRLConfig, output: Path, notes: list[str]) -> Imported:
-    names: list[str] = []
-    for draft in drafts:
-        same = sum(name.partition("-")[0] == draft.scheme for name in names)
-        names.append(f"{draft.scheme}-{same + 1}" if same else draft.scheme)
-        refuse_folder(output / names[-1], draft.plan, draft.profile)
-    plans = [_write(draft, name, output / name) for draft, name in zip(drafts, names, strict=True)]
-    members = [HybridMember(name=plan.name, plan=f"./{plan.name}", digest=plan.plan.digest) for plan in plans]
-    hybrid = Hybrid(members=members)
-    if config.others:
-        hybrid = hybrid.model_copy(update={EXTENSION: {"beside_configs": dict(config.others)}})
-    write_document(hybrid, output / HYBRID_YAML)
-    return Imported("flashrl", tuple(plans), output / HYBRID_YAML, tuple(notes))
-
-
-def _write(draft: _Draft, name: str, folder: Path) -> ImportedPlan:
-    write_bundle(folder, draft.plan, profile=draft.profile, sidecar=draft.sidecar)
-    if draft.rules is not None:
-        write_document(draft.rules, folder / RULES_YAML)
-    return ImportedPlan(name, folder, draft.plan)

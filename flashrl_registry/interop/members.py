@@ -7,7 +7,7 @@ from typing import Any
 from flashrl_registry.documents import Hybrid, SchemeName, canonical_scheme, claimed_kind, read_document
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import IntegrityError
-from flashrl_registry.interop.importing import EXTENSION, HYBRID_YAML
+from flashrl_registry.interop.drafts import EXTENSION, HYBRID_YAML
 from flashrl_registry.registry import PlanBundle, PlanSource, open_bundle, parse_ref, read_bundle
 
 

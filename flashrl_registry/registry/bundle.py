@@ -228,6 +228,20 @@ def refuse_checkpoint_folder(folder: Path) -> None:
         )
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse to take a file for a folder.
+
+    Raises:
+        RegistryError: It is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RegistryError(
+            f"{folder} is a file, and a plan is written into a folder",
+            hint="name a folder; nothing was changed",
+            context={"folder": str(folder)},
+        )
+
+
 def refuse_other_kind(folder: Path, names: tuple[str, ...], kind: str) -> None:
     """Refuse to write beside what the folder is now.
 
@@ -253,8 +267,9 @@ def refuse_folder(folder: Path, plan: Plan, profile: Profile | None) -> None:
 
     Raises:
         RegistryError: The folder holds a checkpoint; a hybrid, of which this plan is not; or a profile, which would
-            pass for this plan's.
+            pass for this plan's. Or it is a file.
     """
+    refuse_file(folder)
     refuse_checkpoint_folder(folder)
     refuse_other_kind(folder, (HYBRID_YAML,), "hybrid")
     file = folder / PROFILE_YAML

@@ -21,6 +21,7 @@ from flashrl_registry.registry.bundle import (
     PlanBundle,
     read_bundle,
     refuse_checkpoint_folder,
+    refuse_file,
     refuse_folder,
     refuse_other_kind,
     refuse_two_kinds,
@@ -189,8 +190,7 @@ def write_hybrid(folder: Path, bundle: HybridBundle) -> tuple[Path, ...]:
     Raises:
         RegistryError: The folder holds a plan or a checkpoint, or a member's folder is refused; nothing is written.
     """
-    refuse_checkpoint_folder(folder)
-    refuse_other_kind(folder, (PLAN_YAML, PLAN_JSON), "plan")
+    refuse_hybrid_folder(folder)
     for name, plan in bundle.plans.items():
         refuse_folder(folder / name, plan.plan, plan.profile)
     files: list[Path] = []
@@ -198,6 +198,17 @@ def write_hybrid(folder: Path, bundle: HybridBundle) -> tuple[Path, ...]:
         files += write_bundle(folder / name, plan.plan, profile=plan.profile, sidecar=plan.sidecar)
     write_document(bundle.hybrid, folder / HYBRID_YAML)
     return (*files, folder / HYBRID_YAML)
+
+
+def refuse_hybrid_folder(folder: Path) -> None:
+    """Refuse a folder that a hybrid is not written into.
+
+    Raises:
+        RegistryError: It holds a plan or a checkpoint, or is a file.
+    """
+    refuse_file(folder)
+    refuse_checkpoint_folder(folder)
+    refuse_other_kind(folder, (PLAN_YAML, PLAN_JSON), "plan")
 
 
 def write_any_bundle(folder: Path, bundle: Bundle) -> tuple[Path, ...]:

@@ -14,7 +14,8 @@ from flashrl_registry.documents import Hybrid, Inventory, Plan, claimed_kind, re
 from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import FlashRLError, InteropError, ResolutionError, StoreUnavailableError
 from flashrl_registry.interop.detect import Source, detect
-from flashrl_registry.interop.importing import HYBRID_YAML, import_for
+from flashrl_registry.interop.drafts import HYBRID_YAML
+from flashrl_registry.interop.importing import import_for
 from flashrl_registry.interop.locate import locate
 from flashrl_registry.registry import PathRef, PlanRef, parse_ref, read_bundle
 from flashrl_registry.registry.bundle import PLAN_YAML

@@ -45,6 +45,9 @@ def import_command(
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Note how inputs are quantized otherwise here, instead of refusing.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace plans in the folder that this import would not write.")
+    ] = False,
     name: Annotated[str | None, typer.Option("--name", help="Model name to record.  [default: folder name]")] = None,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +67,7 @@ def import_command(
         recompute=recompute,
         lossy=lossy,
         name=name,
+        force=force,
     )
     with needs("reading a FlashRL profile"):
         imported = import_source(source, model, destination, options)

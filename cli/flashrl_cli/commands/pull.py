@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import AllowStale, Json, RequireSignature, TrustedKeys, any_bundle, local_store, warn
+from flashrl_cli.arguments import (
+    AllowStale,
+    Json,
+    RequireSignature,
+    TrustedKeys,
+    any_bundle,
+    local_store,
+    open_chain,
+    warn,
+)
 
 Destination = Annotated[
     Path | None,
@@ -20,10 +29,13 @@ def pull(  # noqa: PLR0917 - typer passes by name
     allow_stale: AllowStale = False,
     require_signature: RequireSignature = False,
     trusted: TrustedKeys = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With -o: replace a plan there that was changed, or that nobody published.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring a plan and all that belongs to it here, checked: into the cache, or a copy into a folder."""
-    from flashrl_registry.registry.hybrids import read_any_bundle, write_any_bundle
+    from flashrl_registry.registry.replacing import copy_bundle
     from flashrl_registry.resolver import lock_references_in
 
     entries = lock_references_in(ref)
@@ -38,8 +50,7 @@ def pull(  # noqa: PLR0917 - typer passes by name
         bundle = any_bundle(ref, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted)
     files, plan, text = bundle.files, bundle.files[0].parent, f"{bundle.origin}\ndigest {bundle.digest}"
     if destination is not None:
-        files = write_any_bundle(destination, bundle)
-        read_any_bundle(destination)
+        files = copy_bundle(bundle, destination, open_chain(), force=force)
         plan, text = destination, f"{text}\nin {destination}"
     output.result(
         {

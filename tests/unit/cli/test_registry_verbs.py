@@ -78,6 +78,35 @@ def test_lock_and_check_notice_what_moved(published: Command, tmp_path: Path) ->
     assert published("lock", "int8", "-o", lock).code == 1, "a scheme name means another plan for every model"
 
 
+def test_pull_replaces_what_was_published_and_never_what_was_changed_by_hand(
+    published: Command, other_bundle: PlanBundle, tmp_path: Path
+) -> None:
+    copy, plan = tmp_path / "copy", tmp_path / "copy" / "plan.yaml"
+    for ref in (f"{NAME}@2.0.0", f"{NAME}@2.0.0", f"{NAME}@stable", f"{NAME}@1.0.0"):
+        assert published("pull", ref, "-o", copy).code == 0, "as published, so nothing is lost"
+    mine = plan.read_text().replace("flashrl.plan/v1", "flashrl.plan/v1\nx-mine: keep this", 1)
+    plan.write_text(mine)
+    for ref in (f"{NAME}@1.0.0", f"{NAME}@stable"):
+        refused = published("pull", ref, "-o", copy, "--json")
+        assert (refused.code, plan.read_text()) == (1, mine)
+        assert "plan.yaml" in refused.json["error"]["context"]["files"]
+        assert "--force" in refused.json["error"]["hint"]
+    assert published("pull", f"{NAME}@1.0.0", "-o", copy, "--force").code == 0
+    assert "x-mine" not in plan.read_text()
+    unpublished = Path(other_bundle.origin)
+    assert published("pull", f"{NAME}@1.0.0", "-o", unpublished).code == 0, "it was published as 2.0.0"
+
+
+def test_pull_does_not_replace_a_plan_that_nobody_published(
+    cli: Command, bundle: PlanBundle, other_bundle: PlanBundle
+) -> None:
+    assert cli("push", bundle.origin, f"{NAME}@1.0.0").code == 0
+    before = (Path(other_bundle.origin) / "plan.yaml").read_bytes()
+    refused = cli("pull", NAME, "-o", other_bundle.origin)
+    assert "none that was published under this name, so it is not replaced" in refused.err
+    assert (Path(other_bundle.origin) / "plan.yaml").read_bytes() == before
+
+
 def test_withdrawn_is_skipped_shown_and_taken_back(published: Command) -> None:
     assert published("yank", f"{NAME}@1.0.0", "--reason", "x").code == 1, "stable points at it"
     assert published("yank", f"{NAME}@2.0.0", "--reason", "wrong logprobs", "--use", "1.0.0").code == 0

@@ -114,6 +114,31 @@ def test_a_hybrid_goes_in_and_comes_out_equal(cli: Command, job: Any, tmp_path: 
     assert back == config
 
 
+def test_an_import_replaces_nothing_that_it_would_not_write_itself(cli: Command, job: Any, tmp_path: Path) -> None:
+    flashrl = job("smooth")
+    Path("one.yaml").write_text("configs: [{fn: fp8}]")
+    Path("two.yaml").write_text("configs: [{fn: fp8}, {fn: bf16}]")
+    to = ("-m", flashrl.references["smooth"], "-o", tmp_path / "out")
+    for _ in range(2):
+        assert cli("import", "one.yaml", *to).code == 0, "the same again is no loss"
+    ran = cli("import", "two.yaml", *to)
+    assert (ran.code, (tmp_path / "out" / "hybrid.yaml").exists()) == (1, False)
+    assert "holds a plan already: plan.yaml, plan.json" in ran.err
+    before = (tmp_path / "out" / "plan.yaml").read_text() + "# mine\n"
+    (tmp_path / "out" / "plan.yaml").write_text(before)
+    refused = cli("import", "one.yaml", *to)
+    assert refused.code == 1
+    assert "it is not replaced: plan.yaml" in refused.err
+    assert "--force" in refused.err
+    assert (tmp_path / "out" / "plan.yaml").read_text() == before
+    assert cli("import", "one.yaml", *to, "--force").code == 0
+    assert (tmp_path / "out" / "plan.yaml").read_text() != before
+    (tmp_path / "file").write_text("mine")
+    for source in ("one.yaml", "two.yaml"):
+        assert "is a file, and a plan is written into a folder" in cli("import", source, *to[:3], tmp_path / "file").err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_hybrid_member_that_was_compiled_again_is_refused(cli: Command, job: Any, tmp_path: Path) -> None:
     flashrl = job("smooth")
     Path("c.yaml").write_text("configs: [{fn: fp8}, {fn: bf16}]")
