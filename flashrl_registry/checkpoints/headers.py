@@ -5,16 +5,17 @@ tensor data follows (https://huggingface.co/docs/safetensors, format section). N
 ranges are all there, so nothing else needs to be read.
 """
 
-import json
 import math
 import operator
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flashrl_registry.checkpoints.json_object import parse_json, read_json
+from flashrl_registry.checkpoints.shards import check_weight_map, checkpoint_files
 from flashrl_registry.documents import Inventory, TensorSpec
 from flashrl_registry.documents.names import natural_key
 from flashrl_registry.documents.tensors import ELEMENT_BYTES
@@ -28,6 +29,7 @@ _DTYPES = {
 _MAX_HEADER = 100 << 20
 # Braces would read as families in a plan; a name with a space was never seen.
 _NAME = re.compile(r"[^\s{}]{1,512}")
+_DAMAGED = "the file is damaged, or safetensors did not write it; get it again"
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
         raise CheckpointError(
             f"no checkpoint folder at {folder}", hint="give a local folder with config.json and *.safetensors"
         )
-    config = _read_json(folder / "config.json")
-    files, expected = _files(folder)
+    config = read_json(folder / "config.json")
+    files, weight_map = checkpoint_files(folder)
     specs: dict[str, TensorSpec] = {}
     locations: dict[str, TensorLocation] = {}
     for file in files:
@@ -90,12 +92,8 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
             if tensor in specs:
                 raise CheckpointError(f"{tensor} is in two files: {locations[tensor].file.name} and {file.name}")
             specs[tensor], locations[tensor] = spec, location
-    if expected is not None and (wrong := sorted(expected ^ set(specs), key=natural_key)):
-        raise CheckpointError(
-            f"{folder}: model.safetensors.index.json and the shards disagree on {len(wrong)} tensors: "
-            + ", ".join(wrong[:5]),
-            hint="the download is incomplete, or the index belongs to another checkpoint",
-        )
+    if weight_map is not None:
+        check_weight_map(weight_map, {tensor: place.file.name for tensor, place in locations.items()}, str(folder))
     inventory = inventory_from(name or folder.resolve().name, config, specs.values(), str(folder / "config.json"))
     return CheckpointIndex(folder, config, inventory, specs, locations)
 
@@ -136,46 +134,6 @@ def _leaf(spec: TensorSpec) -> str:
     return spec.name.removesuffix(".weight").rpartition(".")[2]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return parse_json(path.read_bytes(), str(path))
-    except OSError as exc:
-        raise CheckpointError(f"{path} cannot be read: {exc.strerror}") from exc
-
-
-def parse_json(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: The bytes are anything else.
-    """
-    try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise CheckpointError(f"{what} is not JSON: {exc}") from exc
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{what} is not a JSON object")
-    return parsed
-
-
-def _files(folder: Path) -> tuple[list[Path], set[str] | None]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index} has no weight_map")
-        names = sorted({str(file) for file in weight_map.values()})
-        if bad := [name for name in names if Path(name).name != name]:
-            raise CheckpointError(f"{index} names files outside the folder: {', '.join(bad)}")
-        if missing := [name for name in names if not (folder / name).exists()]:
-            raise CheckpointError(f"{folder}: shards are missing: {', '.join(missing)}")
-        return [folder / name for name in names], set(weight_map)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} has no *.safetensors file", hint="convert the checkpoint to safetensors")
-    return files, None
-
-
 def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
     try:
         size = file.stat().st_size
@@ -188,19 +146,45 @@ def _read_header(file: Path) -> list[tuple[str, TensorSpec, TensorLocation]]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER + 1
         if length > _MAX_HEADER or length + 8 > size:
             raise CheckpointError(f"{file} is not a complete safetensors file")
-        header = parse_json(handle.read(length), f"{file}: the header")
-    return [
-        (name, *_locate(file, name, entry, 8 + length, size))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
+        header = parse_json(handle.read(length), f"{file}: the header", unique=True)
+    return place_tensors(file, str(file), header, 8 + length, size)
 
 
-def _locate(file: Path, name: str, entry: Any, data_start: int, size: int) -> tuple[TensorSpec, TensorLocation]:
-    spec, start, end = read_entry(str(file), name, entry)
-    if end > size - data_start:
-        raise CheckpointError(f"{file}: {name} lies outside the file; it was cut short")
-    return spec, TensorLocation(file, data_start + start, end - start)
+def place_tensors(
+    file: Path, what: str, header: Mapping[str, Any], data_start: int, size: int | None
+) -> list[tuple[str, TensorSpec, TensorLocation]]:
+    """Every tensor of a safetensors header, and where its bytes lie.
+
+    Args:
+        file: The file.
+        what: What it is called in messages.
+        header: Its parsed header.
+        data_start: Offset of the first byte after the header.
+        size: Size of the file; None where it is not known.
+
+    Raises:
+        CheckpointError: An entry is not understood, or the tensors do not fill the file one after another, as
+            everything that writes safetensors makes them.
+    """
+    found = []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            spec, start, end = read_entry(what, name, entry)
+            if size is not None and end > size - data_start:
+                raise CheckpointError(f"{what}: {name} lies outside the file; it was cut short")
+            found.append((name, spec, TensorLocation(file, data_start + start, end - start)))
+    at, before = data_start, "the header"
+    for name, _, place in sorted(found, key=lambda entry: (entry[2].start, entry[2].num_bytes)):
+        if place.start != at:
+            fault = (
+                f"{name} begins {at - place.start} bytes before the end of {before}" if place.start < at
+                else f"{place.start - at} bytes between {before} and {name} belong to no tensor"
+            )  # fmt: skip
+            raise CheckpointError(f"{what}: {fault}", hint=_DAMAGED)
+        at, before = place.start + place.num_bytes, name
+    if size is not None and size != at:
+        raise CheckpointError(f"{what}: the last {size - at} bytes belong to no tensor", hint=_DAMAGED)
+    return found
 
 
 def read_entry(file: str, name: str, entry: Any) -> tuple[TensorSpec, int, int]:

@@ -4,7 +4,8 @@ import struct
 import time
 from pathlib import Path
 
-from flashrl_registry.checkpoints.headers import CheckpointIndex, TensorLocation, parse_json, read_entry
+from flashrl_registry.checkpoints.headers import CheckpointIndex, TensorLocation, place_tensors
+from flashrl_registry.checkpoints.json_object import parse_json
 from flashrl_registry.checkpoints.remote import read_remote_checkpoint, typed_errors
 from flashrl_registry.documents import TensorSpec
 from flashrl_registry.errors import CheckpointError, CheckpointUnreachableError
@@ -28,6 +29,8 @@ class HubFiles:
 
         self.repo_id, self.revision = repo_id, revision
         self._endpoint: str = HfApi(endpoint=endpoint).endpoint
+        self.sizes: dict[str, int] = {}
+        """Sizes of the files that were read from, where the Hub says them."""
 
     def read_into(self, file: Path, start: int, buffer: memoryview) -> int:
         """Fill a buffer from a file's bytes; returns how many were there.
@@ -65,6 +68,9 @@ class HubFiles:
         hf_raise_for_status(response)
         if response.status_code != _PARTIAL_CONTENT:
             raise CheckpointError(f"{self._endpoint} does not serve parts of files", context={"model": self.repo_id})
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if size.isdecimal():
+            self.sizes[file] = int(size)
         data: bytes = response.content
         return data
 
@@ -92,12 +98,10 @@ def read_remote_index(
     for shard in remote.shards:
         prefix = files.read(shard, 0, 8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        header = parse_json(files.read(shard, 8, 8 + length), f"{repo_id}/{shard}: the header")
-        for name, entry in header.items():
-            if name != "__metadata__":
-                spec, start, end = read_entry(f"{repo_id}/{shard}", name, entry)
-                specs[name] = spec
-                locations[name] = TensorLocation(Path(shard), 8 + length + start, end - start)
+        what = f"{repo_id}/{shard}"
+        header = parse_json(files.read(shard, 8, 8 + length), f"{what}: the header", unique=True)
+        for name, spec, location in place_tensors(Path(shard), what, header, 8 + length, files.sizes.get(shard)):
+            specs[name], locations[name] = spec, location
     if set(specs) != {spec.name for spec in remote.inventory.tensors}:
         raise CheckpointError(f"{repo_id}: the headers changed while they were read")
     return CheckpointIndex(Path(repo_id), remote.config, remote.inventory, specs, locations), files

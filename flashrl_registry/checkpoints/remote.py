@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashrl_registry.checkpoints.headers import inventory_from, parse_json, read_checkpoint, read_entry
+from flashrl_registry.checkpoints.headers import inventory_from, read_checkpoint, read_entry
+from flashrl_registry.checkpoints.json_object import parse_json
 from flashrl_registry.checkpoints.quiet import quiet_hub
+from flashrl_registry.checkpoints.shards import check_weight_map
 from flashrl_registry.documents import Inventory, TensorSpec
-from flashrl_registry.documents.names import natural_key
 from flashrl_registry.errors import (
     CheckpointError,
     CheckpointGatedError,
@@ -102,18 +103,14 @@ def read_remote_checkpoint(
         config = parse_json(Path(file).read_bytes(), f"{what}: config.json")
         metadata = api.get_safetensors_metadata(repo_id, revision=commit)
     specs: dict[str, TensorSpec] = {}
+    files: dict[str, str] = {}
     for shard in sorted(metadata.files_metadata):
         for tensor, info in metadata.files_metadata[shard].tensors.items():
             if tensor in specs:
-                raise CheckpointError(f"{what}: {tensor} is in two files, one of them {shard}")
+                raise CheckpointError(f"{what}: {tensor} is in two files: {files[tensor]} and {shard}")
             entry = {"dtype": info.dtype, "shape": info.shape, "data_offsets": info.data_offsets}
-            specs[tensor] = read_entry(f"{what}/{shard}", tensor, entry)[0]
-    if wrong := sorted(set(metadata.weight_map) ^ set(specs), key=natural_key):
-        raise CheckpointError(
-            f"{what}: model.safetensors.index.json and the shards disagree on {len(wrong)} tensors: "
-            + ", ".join(wrong[:5]),
-            hint="the upload is incomplete, or the index belongs to another checkpoint",
-        )
+            specs[tensor], files[tensor] = read_entry(f"{what}/{shard}", tensor, entry)[0], shard
+    check_weight_map(metadata.weight_map, files, what)
     inventory = inventory_from(name or repo_id, config, specs.values(), f"{what}: config.json")
     return RemoteCheckpoint(repo_id, commit, config, inventory, tuple(sorted(metadata.files_metadata)))
 

@@ -1,5 +1,6 @@
 """A pair on the Hub is profiled by byte ranges: what is not needed is not fetched."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "profiling"))
 
 import architectures
+from safetensors.torch import load_file, save_file
 from server import Hub
 
 from flashrl_registry.documents import Profile, read_document
@@ -76,3 +78,52 @@ def test_a_repository_that_cannot_be_read_is_one_error(
     assert ran.returncode == 1
     assert "org/absent is neither a folder here nor a model on" in ran.stderr
     assert not (tmp_path / "out").exists()
+
+
+def split(folder: Path, *, lie: bool = False, tail: bytes = b"", twice: bool = False) -> None:
+    """Two shards of a repository and their index, with a fault."""
+    stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    names = sorted(stored)
+    files = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(names)}
+    for shard in set(files.values()):
+        save_file({name: stored[name] for name in names if files[name] == shard}, folder / shard)
+    first = folder / files[names[0]]
+    if twice:
+        data = first.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        text = data[8 : 8 + length].rstrip()
+        text = text[:-1] + b"," + json.dumps({names[0]: json.loads(text)[names[0]]}).encode()[1:]
+        first.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    first.write_bytes(first.read_bytes() + tail)
+    if lie:
+        files[names[0]] = files[names[1]]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ({}, None),
+        (
+            {"lie": True},
+            "the shards disagree on 1 tensors: model.embed_tokens.weight (in model-00001-of-00002.safetensors; ",
+        ),
+        ({"tail": b"12345"}, "org/model/model-00001-of-00002.safetensors: the last 5 bytes belong to no tensor"),
+        (
+            {"twice": True},
+            "org/model/model-00001-of-00002.safetensors: the header names model.embed_tokens.weight twice",
+        ),
+    ],
+    ids=["none", "index that lies", "bytes after the last tensor", "a name twice"],
+)
+def test_a_damaged_upload_is_one_error_that_names_the_file(
+    hub: Hub, pair: tuple[Path, Path], tmp_path: Path, fault: dict[str, Any], text: str | None
+) -> None:
+    split(hub.root / "org" / "model", **fault)
+    ran = flashrl(hub, tmp_path / "hf", "profile", "-m", "org/model", "-qm", "org/model-w8a8", "-o", tmp_path / "out")
+    assert ran.returncode == (0 if text is None else 1), ran.stderr
+    if text is not None:
+        assert text in ran.stderr
+        assert not (tmp_path / "out").exists()

@@ -73,6 +73,116 @@ def test_shards_are_one_checkpoint(make_checkpoint: Make) -> None:
         read_checkpoint(folder)
 
 
+def numbered(make_checkpoint: Make, *numbers: int, total: int = 3) -> Path:
+    """A checkpoint of which some shards are there; no index."""
+    folder = make_checkpoint("shards", {"a.weight": (2, 2)})
+    (folder / "model.safetensors").unlink()
+    for number in numbers:
+        part = make_checkpoint(f"part{number}", {f"layers.{number}.weight": (2, 2)})
+        (part / "model.safetensors").rename(folder / f"model-{number:05}-of-{total:05}.safetensors")
+    return folder
+
+
+def test_a_download_that_lacks_shards_is_refused_without_an_index_too(make_checkpoint: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"shards are missing: model-00002-of-00003\.safetensors\n") as caught:
+        read_checkpoint(numbered(make_checkpoint, 1, 3))
+    assert caught.value.hint == "the download is incomplete; get the missing files"
+
+
+def test_many_missing_shards_are_counted(make_checkpoint: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00120\.safetensors, .* and 114 more\n"):
+        read_checkpoint(numbered(make_checkpoint, 1, total=120))
+
+
+def test_a_shard_beyond_the_last_one_is_refused(make_checkpoint: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"model-\*-of-00002\.safetensors: there is no 3 of 00002"):
+        read_checkpoint(numbered(make_checkpoint, 1, 2, 3, total=2))
+
+
+def test_all_shards_without_an_index_are_a_checkpoint(make_checkpoint: Make) -> None:
+    assert len(read_checkpoint(numbered(make_checkpoint, 1, 2, 3)).specs) == 3
+
+
+def test_an_index_that_names_the_wrong_file_of_a_tensor_is_refused(make_checkpoint: Make) -> None:
+    """Both files exist and hold what the index names, but not where it says."""
+    folder = numbered(make_checkpoint, 1, 2, total=2)
+    files = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    weight_map = {"layers.1.weight": files[1], "layers.2.weight": files[1]}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {**weight_map, "layers.1.weight": files[0]}}))
+    assert len(read_checkpoint(folder).specs) == 2
+    index.write_text(
+        json.dumps({"weight_map": weight_map | {"layers.2.weight": files[0], "layers.1.weight": files[1]}})
+    )
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(folder)
+    assert "disagree on 2 tensors" in caught.value.message
+    assert f"layers.1.weight (in {files[0]}; the index says {files[1]})" in caught.value.message
+    assert f"layers.2.weight (in {files[1]}; the index says {files[0]})" in caught.value.message
+
+
+def test_of_many_tensors_that_an_index_has_wrong_the_first_are_named(make_checkpoint: Make) -> None:
+    folder = make_checkpoint("many", {f"layers.{number}.weight": (1,) for number in range(30)})
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"layers.0.weight": "model.safetensors"}})
+    )
+    with pytest.raises(CheckpointError, match=r"disagree on 29 tensors: layers\.1\.weight \(in model\.safetensors; "
+                       r"the index does not name it\).*layers\.5\.weight \([^)]*\), \.\.\.\n"):  # fmt: skip
+        read_checkpoint(folder)
+
+
+BF16 = {"dtype": "BF16", "shape": [1]}
+
+
+@pytest.mark.parametrize(
+    ("header", "tail", "text"),
+    [
+        ({"a": {**BF16, "data_offsets": [0, 2]}}, b"\0" * 9, "the last 7 bytes belong to no tensor"),
+        ({}, b"\0", "the last 1 bytes belong to no tensor"),
+        (
+            {"a": {**BF16, "data_offsets": [0, 2]}, "b": {**BF16, "data_offsets": [4, 6]}},
+            b"\0" * 6,
+            "2 bytes between a and b belong to no tensor",
+        ),
+        ({"a": {**BF16, "data_offsets": [2, 4]}}, b"\0" * 4, "2 bytes between the header and a belong to no tensor"),
+        (
+            {"a": {**BF16, "shape": [2], "data_offsets": [0, 4]}, "b": {**BF16, "data_offsets": [2, 4]}},
+            b"\0" * 4,
+            "b begins 2 bytes before the end of a",
+        ),
+        (
+            b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}, '
+            b'"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}',
+            b"\0\0",
+            "the header names a twice",
+        ),
+    ],
+    ids=["bytes after the last tensor", "bytes and no tensor", "a hole", "a hole in front", "overlap", "a name twice"],
+)
+def test_a_file_whose_tensors_do_not_fill_it_is_refused_by_name(
+    checkpoint: Path, header: object, tail: bytes, text: str
+) -> None:
+    header_of(checkpoint, header, tail)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(checkpoint)
+    assert text in caught.value.message
+    assert caught.value.message.startswith(str(checkpoint / "model.safetensors"))
+    assert caught.value.hint
+
+
+def test_empty_tensors_take_no_room(checkpoint: Path) -> None:
+    empty = {"dtype": "BF16", "shape": [0], "data_offsets": [2, 2]}
+    header_of(checkpoint, {"b": empty, "a": {**BF16, "data_offsets": [0, 2]}, "c": empty}, b"\0\0")
+    assert set(read_checkpoint(checkpoint).specs) == {"a", "b", "c"}
+
+
+def test_an_index_that_names_a_tensor_twice_is_refused(checkpoint: Path) -> None:
+    text = '{"weight_map": {"a": "model.safetensors", "a": "other.safetensors"}}'
+    (checkpoint / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json names a twice"):
+        read_checkpoint(checkpoint)
+
+
 def test_a_tensor_in_two_files_is_refused(make_checkpoint: Make) -> None:
     folder = make_checkpoint("one", {"a.weight": (2, 2)})
     (folder / "copy.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
