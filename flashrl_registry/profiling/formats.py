@@ -5,6 +5,7 @@ of AutoFP8 and vLLM (one scale per tensor or channel), and DeepSeek's ``fp8`` wi
 with the settings that say what it is.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ _COMPRESSED = ("int-quantized", "float-quantized", "naive-quantized")
 _STRATEGIES = {"weights": ("tensor", "channel", "group", "block"), "input_activations": ("token", "tensor", "group")}
 # compressed-tensors writes every field; a missing one means the default of its QuantizationArgs.
 _DEFAULTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "tensor", "dynamic": False}
+_SHOWN = 60
 _IGNORED_WHERE_NULL = ("kv_cache_scheme", "transform_config")
 _SCHEMES: dict[str, tuple[ProfileScheme, str]] = {
     "int8": ("int8", "int8"),
@@ -129,7 +131,7 @@ def read_format(index: CheckpointIndex) -> Format:
         found, faults = _fp8(index, entry)
     else:
         bits = entry.get("bits", entry.get("w_bit"))
-        what = f"quant_method is {method!r}" + (f" with {bits} bits" if bits else "")
+        what = f"quant_method is {_short(method)}" + (f" with {bits} bits" if bits else "")
         found, faults = None, [f"{what}, not 'compressed-tensors' or 'fp8'"]
     if faults or found is None:
         raise ProfilingError(
@@ -144,19 +146,23 @@ def _entry(index: CheckpointIndex) -> dict[str, Any] | None:
     # llm-compressor before late 2024 wrote the same content under the second key.
     entry = index.config.get("quantization_config") or index.config.get("compression_config")
     if entry is not None and not isinstance(entry, dict):
-        raise ProfilingError(f"{index.folder / 'config.json'}: quantization_config is not an object")
+        raise ProfilingError(f"{index.folder / 'config.json'}: quantization_config is {_short(entry)}, not an object")
     return entry
 
 
 def _compressed(name: str, entry: dict[str, Any]) -> tuple[Format | None, list[str]]:
-    groups = entry.get("config_groups") or {}
+    groups = entry.get("config_groups")
     faults = [f"{key} is set" for key in _IGNORED_WHERE_NULL if entry.get(key)]
     if entry.get("format") not in _COMPRESSED:
-        faults.append(f"format is {entry.get('format')!r}, not one of {', '.join(_COMPRESSED)}")
-    if (sparsity := (entry.get("sparsity_config") or {}).get("format", "dense")) != "dense":
-        faults.append(f"sparsity_config.format is {sparsity!r}, not 'dense'")
+        faults.append(f"format is {_short(entry.get('format'))}, not one of {', '.join(_COMPRESSED)}")
+    sparsity = entry.get("sparsity_config") or {}
+    if not isinstance(sparsity, dict):
+        faults.append(f"sparsity_config is {_short(sparsity)}, not an object")
+    elif (kind := sparsity.get("format", "dense")) != "dense":
+        faults.append(f"sparsity_config.format is {_short(kind)}, not 'dense'")
     if not isinstance(groups, dict) or not groups:
-        return None, [*faults, "config_groups is empty"]
+        what = f"{_short(groups)}, not an object" if groups else "empty" if "config_groups" in entry else "missing"
+        return None, [*faults, f"config_groups is {what}"]
     parsed = {key: _group(f"config_groups.{key}", scheme) for key, scheme in groups.items()}
     faults += [fault for _, _, group_faults in parsed.values() for fault in group_faults]
     for position, key in enumerate(("weights", "input_activations")):
@@ -173,10 +179,10 @@ def _compressed(name: str, entry: dict[str, Any]) -> tuple[Format | None, list[s
 
 def _group(where: str, scheme: Any) -> tuple[QuantArgs | None, QuantArgs | None, list[str]]:
     if not isinstance(scheme, dict):
-        return None, None, [f"{where} is not an object"]
+        return None, None, [f"{where} is {_short(scheme)}, not an object"]
     faults = []
     if scheme.get("format") not in (None, *_COMPRESSED):
-        faults.append(f"{where}.format is {scheme['format']!r}, not one of {', '.join(_COMPRESSED)}")
+        faults.append(f"{where}.format is {_short(scheme['format'])}, not one of {', '.join(_COMPRESSED)}")
     if scheme.get("output_activations"):
         faults.append(f"{where}.output_activations is set")
     if not scheme.get("weights"):
@@ -192,44 +198,58 @@ def _group(where: str, scheme: Any) -> tuple[QuantArgs | None, QuantArgs | None,
 
 def _args(where: str, kind: str, given: Any) -> tuple[QuantArgs | None, list[str]]:
     if not isinstance(given, dict):
-        return None, [f"{where} is not an object"]
+        return None, [f"{where} is {_short(given)}, not an object"]
     values: dict[str, Any] = {
         key: default if given.get(key) is None else given[key] for key, default in _DEFAULTS.items()
     }
     faults = []
     if values["num_bits"] != 8:
-        faults.append(f"{where}.num_bits is {values['num_bits']!r}, not 8")
+        faults.append(f"{where}.num_bits is {_short(values['num_bits'])}, not 8")
     if values["strategy"] not in _STRATEGIES[kind]:
-        faults.append(f"{where}.strategy is {values['strategy']!r}, not one of {', '.join(_STRATEGIES[kind])}")
+        faults.append(f"{where}.strategy is {_short(values['strategy'])}, not one of {', '.join(_STRATEGIES[kind])}")
     if values["dynamic"] not in ((False,) if kind == "weights" else (True, False)):
-        faults.append(f"{where}.dynamic is {values['dynamic']!r}")
+        faults.append(f"{where}.dynamic is {_short(values['dynamic'])}")
     if values["type"] == "float" and values["symmetric"] is not True:
-        faults.append(f"{where}.symmetric is {values['symmetric']!r} for float codes")
+        faults.append(f"{where}.symmetric is {_short(values['symmetric'])} for float codes")
     if faults:
         return None, faults
     group_size = given.get("group_size") if values["strategy"] == "group" else None
     structure = given.get("block_structure") if values["strategy"] == "block" else None
-    if isinstance(structure, str):  # "128x128" in files before compressed-tensors 0.10
-        structure = [int(part) for part in structure.split("x") if part.isdigit()]
+    if isinstance(structure, str) and re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", structure):
+        structure = [int(part) for part in structure.split("x")]  # in files before compressed-tensors 0.10
     try:
         return QuantArgs(**values, group_size=group_size, block_structure=structure), []
     except ValidationError as exc:
-        return None, [f"{where}: {error['loc']} {error['msg']}" for error in exc.errors()]
+        return None, [_sentence(where, error["loc"], error["msg"], error["input"]) for error in exc.errors()]
+
+
+def _sentence(where: str, place: tuple[int | str, ...], message: str, value: Any) -> str:
+    """A fault of a field, or of several together, in the words of a setting."""
+    if not place:
+        return f"{where}: {message.removeprefix('Value error, ')}"
+    return f"{where}.{'.'.join(map(str, place))} is {_short(value)}: {message[:1].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _fp8(index: CheckpointIndex, entry: dict[str, Any]) -> tuple[Format | None, list[str]]:
     """``quant_method: fp8``; the scales' shapes say whether there is one per tensor or per channel."""
     faults = []
     if (kind := entry.get("fmt", "e4m3")) not in ("e4m3", "float8_e4m3fn"):
-        faults.append(f"fmt is {kind!r}, not 'e4m3'")
+        faults.append(f"fmt is {_short(kind)}, not 'e4m3'")
     if entry.get("kv_cache_scheme"):
         faults.append("kv_cache_scheme is set")
     activation = entry.get("activation_scheme", "dynamic")
     if activation not in ("dynamic", "static"):
-        faults.append(f"activation_scheme is {activation!r}, not 'dynamic' or 'static'")
+        faults.append(f"activation_scheme is {_short(activation)}, not 'dynamic' or 'static'")
     block = entry.get("weight_block_size")
-    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(type(n) is int for n in block)):
-        faults.append(f"weight_block_size is {block!r}, not two numbers")
+    if block is not None and not (
+        isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    ):
+        faults.append(f"weight_block_size is {_short(block)}, not two whole numbers above 0")
     if faults:
         return None, faults
     static = activation == "static"

@@ -188,14 +188,26 @@ def test_wrong_values_are_all_listed(pair: Any, tmp_path: Path) -> None:
         (("config", "kv_cache_scheme", {"num_bits": 8}), "kv_cache_scheme is set"),
         (("config", "transform_config", {"config_groups": {"R1": {}}}), "transform_config is set"),
         (("config", "sparsity_config", {"format": "sparse-bitmask"}), "sparsity_config.format is 'sparse-bitmask'"),
+        (("config", "sparsity_config", "sparse"), "sparsity_config is 'sparse', not an object"),
+        (("config", "sparsity_config", [1]), "sparsity_config is [1], not an object"),
+        (("config", "sparsity_config", {"format": {}}), "sparsity_config.format is {}, not 'dense'"),
+        (("config", "format", ["int-quantized"]), "format is ['int-quantized'], not one of"),
+        (("config", "quant_method", {}), "quant_method is {}"),
         (("config", "config_groups", {}), "config_groups is empty"),
+        (("config", "config_groups", [1]), "config_groups is [1], not an object"),
+        (("config", "config_groups", {"a": 3}), "config_groups.a is 3, not an object"),
+        (("group", "weights", "int8"), "group_0.weights is 'int8', not an object"),
+        (("weights", "num_bits", {}), "weights.num_bits is {}, not 8"),
+        (("weights", "type", [1]), "group_0.weights.type is [1]: input should be 'int' or 'float'"),
+        (("weights", "symmetric", "yes"), "group_0.weights.symmetric is 'yes': input should be a valid boolean"),
         (("group", "weights", None), "group_0.weights is missing"),
         (("group", "output_activations", {"num_bits": 8}), "group_0.output_activations is set"),
         (("group", "format", "pack-quantized"), "group_0.format is 'pack-quantized'"),
         (("weights", "num_bits", 4), "weights.num_bits is 4, not 8"),
         (("weights", "dynamic", True), "weights.dynamic is True"),
         (("weights", "strategy", "tensor_group"), "weights.strategy is 'tensor_group'"),
-        (("weights", "strategy", "group"), "group_size"),
+        (("weights", "strategy", "group"), "weights: group_size belongs to strategy 'group'"),
+        (("weights", "strategy", "block"), "weights: block_structure belongs to strategy 'block'"),
         (("input_activations", "dynamic", "local"), "input_activations.dynamic is 'local'"),
     ],
 )
@@ -208,6 +220,38 @@ def test_another_quantization_is_refused_by_setting(
     with pytest.raises(ProfilingError) as caught:
         profile_pair(*pair.write(), tmp_path / "out")
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "size", "text"),
+    [
+        ("group", {"group_size": 0}, "group_size is 0: "),
+        ("group", {"group_size": -1}, "group_size is -1: "),
+        ("group", {"group_size": "32"}, "group_size is '32': "),
+        ("block", {"block_structure": [0, 16]}, "block_structure.0 is 0: "),
+        ("block", {"block_structure": [16]}, "block_structure is [16]: "),
+        ("block", {"block_structure": "16"}, "block_structure is '16': "),
+        ("block", {"block_structure": "-16x16"}, "block_structure is '-16x16': "),
+        ("block", {"block_structure": {"rows": 16}}, "block_structure is {'rows': 16}: "),
+    ],
+)
+def test_sizes_that_are_none_are_refused_by_setting(
+    pair: Any, tmp_path: Path, strategy: str, size: dict[str, Any], text: str
+) -> None:
+    pair.group["weights"] |= {"strategy": strategy, **size}
+    with pytest.raises(ProfilingError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert f"config_groups.group_0.weights.{text}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "size", [[0, 16], [16, 0], [-16, 16], [16], [16, 16, 16], [], "16", {}, 16, [True, 16], [16.0, 16]]
+)
+def test_blocks_of_no_size_are_refused_with_the_setting(pair: Any, tmp_path: Path, size: Any) -> None:
+    pair.quantized_config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": size}
+    with pytest.raises(ProfilingError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out", scheme="fp8_block")
+    assert f"weight_block_size is {size!r}, not two whole numbers above 0" in caught.value.message
 
 
 def test_all_settings_that_differ_are_listed(pair: Any, tmp_path: Path) -> None:
