@@ -164,6 +164,24 @@ def sequences_of(tokenizer: Any, files: Sequence[Path], *, num_tokens: int, sequ
     return sequences
 
 
+def text_for(loaded: Loaded, files: Sequence[Path], *, num_tokens: int, sequence_tokens: int) -> list[Tensor]:
+    """Text cut into sequences of tokens that a model knows; as :func:`sequences_of`.
+
+    Raises:
+        ProfilingError: As there, or a token is beyond the model's vocabulary.
+    """
+    sequences = sequences_of(loaded.tokenizer, files, num_tokens=num_tokens, sequence_tokens=sequence_tokens)
+    known = loaded.model.get_input_embeddings().weight.shape[0]
+    largest = max(int(tokens.max()) for tokens in sequences)
+    if largest >= known:
+        raise ProfilingError(
+            f"the tokenizer of {loaded.inventory.name} turns the text into token ids up to {largest} "
+            f"({loaded.tokenizer.convert_ids_to_tokens(largest)!r}), and the model's embedding has {known} rows",
+            hint="the tokenizer's files are another model's, or its vocabulary grew and the embedding did not",
+        )
+    return sequences
+
+
 def measured_text(sequences: Sequence[Tensor]) -> MeasuredText:
     """The identity of some sequences."""
     lines = "".join(" ".join(map(str, tokens[0].tolist())) + "\n" for tokens in sequences)

@@ -10,7 +10,7 @@ from flashrl_registry.documents import Evidence, Metric, Plan
 from flashrl_registry.documents.sensitivity import MeasuredText
 from flashrl_registry.errors import ProfilingError
 from flashrl_registry.quality.divergence import Divergence, divergence
-from flashrl_registry.quality.loaded import device_name, enough_memory, load, measured_text, sequences_of, versions
+from flashrl_registry.quality.loaded import device_name, enough_memory, load, measured_text, text_for, versions
 from flashrl_registry.quality.treated import treat
 
 
@@ -57,7 +57,8 @@ def measure_plan(
 
     Raises:
         CheckpointError: The model cannot be read.
-        ProfilingError: The device cannot be used or is too small, there is no text, or the plan is of another model.
+        ProfilingError: The device cannot be used or is too small, there is no text, a token that the model does
+            not know, or the plan is of another model.
     """
     loaded = load(model, device)
     if (ours := loaded.inventory.fingerprint()) != plan.base_model.fingerprint:
@@ -66,7 +67,7 @@ def measure_plan(
             f"the model is {loaded.inventory.name} ({ours[:19]})",
             hint="give the plan's own bf16 model",
         )
-    sequences = sequences_of(loaded.tokenizer, files, num_tokens=num_tokens, sequence_tokens=sequence_tokens)
+    sequences = text_for(loaded, files, num_tokens=num_tokens, sequence_tokens=sequence_tokens)
     treated = treat(loaded, plan, sidecar)
     done = 0
 

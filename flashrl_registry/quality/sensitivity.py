@@ -28,7 +28,7 @@ from flashrl_registry.quality.loaded import (
     enough_memory,
     load,
     measured_text,
-    sequences_of,
+    text_for,
     versions,
 )
 from flashrl_registry.quality.scores import Sums, gradient_scores
@@ -80,8 +80,8 @@ def measure_sensitivity(
 
     Raises:
         CheckpointError: The model cannot be read.
-        ProfilingError: The device cannot be used or is too small, there is no text, no profile for ``int8``, or no
-            linear that can take a scheme that was named.
+        ProfilingError: The device cannot be used or is too small, there is no text, a token that the model does
+            not know, no profile for ``int8``, or no linear that can take a scheme that was named.
         CompileError: The profile is of another model.
     """
     asked = schemes or [scheme for scheme in SCORED_SCHEMES if scheme != "int8" or profile is not None]
@@ -89,7 +89,7 @@ def measure_sensitivity(
         raise ProfilingError("int8 is scored with a profile's smoothing, and none was given", hint="say int8_plain")
     smoothing, sidecar = read_profile(profile) if profile is not None and "int8" in asked else (None, None)
     loaded = load(model, device)
-    sequences = sequences_of(loaded.tokenizer, files, num_tokens=num_tokens, sequence_tokens=sequence_tokens)
+    sequences = text_for(loaded, files, num_tokens=num_tokens, sequence_tokens=sequence_tokens)
     groups = {module: _Group(names, _modules(loaded, names)) for module, names in fused_groups(loaded.places).items()}
     wanted = [s for s in asked if schemes or any(_takes(loaded, group, s) for group in groups.values())]
     plans = {scheme: _plan(loaded, groups, scheme, smoothing) for scheme in wanted}

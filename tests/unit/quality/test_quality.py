@@ -1,6 +1,7 @@
 """Sensitivity and quality, on tiny real models of transformers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,22 @@ def test_text_that_is_none_is_an_error(dense: Loaded, tmp_path: Path) -> None:
     for name in ("binary", "absent"):
         with pytest.raises(ProfilingError, match="cannot be read as text"):
             sequences_of(dense.tokenizer, [tmp_path / name], num_tokens=64, sequence_tokens=64)
+
+
+def test_a_tokenizer_of_a_larger_vocabulary_than_the_models_is_an_error(
+    llama: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(llama, tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["stray"] = 64
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "text").write_text(text.read_text()[:400] + " stray w1 w2")
+    command = ["sensitivity", "-m", str(model), "-t", str(tmp_path / "text"), "-o", str(tmp_path / "out.yaml")]
+    assert run("flashrl-registry", [*command, "--device", "cpu", "--scheme", "int8_plain"]) == 1
+    shown = capsys.readouterr().err
+    assert "the tokenizer of model turns the text into token ids up to 64 ('stray')" in shown
+    assert "the model's embedding has 64 rows" in shown
+    assert not (tmp_path / "out.yaml").exists()
 
 
 def test_a_device_that_is_not_there_is_an_error(llama: Path) -> None:
