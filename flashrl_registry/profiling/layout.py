@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from flashrl_registry.errors import MissingDependencyError
+
 F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -23,11 +25,28 @@ COMPILED_FROM = 1 << 27
 
 
 def loops(*, compiled: bool) -> Any:
-    """The module with the inner loops."""
-    if compiled:
+    """The module with the inner loops.
+
+    The other module is never taken in place of the compiled one: sums differ in their last bits, and a pair has one
+    profile, wherever it is made.
+
+    Raises:
+        MissingDependencyError: Compiled loops are asked for, and what makes or loads them is missing or does not load.
+    """
+    if not compiled:
+        from flashrl_registry.profiling import plain
+
+        return plain
+    try:
         from flashrl_registry.profiling import compiled as module
-
-        return module
-    from flashrl_registry.profiling import plain
-
-    return plain
+    except (ImportError, OSError) as exc:  # llvmlite raises OSError for a library that does not load
+        package = (getattr(exc, "name", None) or "llvmlite").partition(".")[0]
+        if package not in {"llvmlite", "numba"}:
+            raise
+        what = "is not installed" if isinstance(exc, ModuleNotFoundError) else f"does not load: {exc}"
+        raise MissingDependencyError(
+            f"profiling this pair needs {package}, which {what}",
+            hint='pip install "flashrl-registry[torch]"',
+            context={"package": package, "extra": "torch"},
+        ) from exc
+    return module

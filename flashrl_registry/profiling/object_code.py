@@ -8,12 +8,12 @@ on, and holds its own digest: one that was cut short is made again.
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -69,15 +69,14 @@ def _write(name: str, code: bytes) -> None:
     """Keep it in the first folder that can be written; where there is none, every process compiles."""
     for folder in _folders():
         with suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=name)
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{name}.{os.getpid()}.{uuid4().hex}"
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with temporary.open("xb") as file:  # readable for whom the umask says, as Python's own
                     file.write(hashlib.sha256(code).digest() + code)
-                Path(temporary).chmod(0o644)  # for who else runs the program, as Python's own
-                Path(temporary).replace(folder / name)
+                temporary.replace(folder / name)
             except OSError:
-                Path(temporary).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
             return
 

@@ -19,7 +19,8 @@ from flashrl_registry.errors import ProfilingError
 
 PROFILE_YAML = "profile.yaml"
 _DOCUMENTS = {".yaml", ".yml", ".json"}
-_PICKLES = {".pt", ".pth"}
+PICKLES = {".pt", ".pth"}
+"""Suffixes of what FlashRL writes."""
 
 
 def document_path(output: Path) -> Path:
@@ -38,7 +39,7 @@ def document_path(output: Path) -> Path:
     suffix = output.suffix.lower()
     if suffix in _DOCUMENTS:
         return output
-    if suffix in _PICKLES:
+    if suffix in PICKLES:
         return output.with_suffix(".yaml")
     return output / PROFILE_YAML
 

@@ -22,7 +22,7 @@ from flashrl_registry.profiling.faults import Fault, refuse
 from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL
 from flashrl_registry.profiling.layout import F32
 from flashrl_registry.profiling.linear import Columns, Pair, read_linear
-from flashrl_registry.profiling.output import StoredVector
+from flashrl_registry.profiling.output import PICKLES, StoredVector, document_path
 from flashrl_registry.profiling.pair import CheckedPair, check_pair, open_pair
 from flashrl_registry.profiling.work import stored_vectors
 
@@ -63,7 +63,7 @@ def verify_profile(
     """Replay a profile.
 
     Args:
-        document: The profile; its sidecar lies beside it.
+        document: The profile, or the folder that holds ``profile.yaml``; its sidecar lies beside it.
         reference: The bf16 checkpoint.
         quantized: The low-bit checkpoint.
         tolerance: See :data:`TOLERANCE`.
@@ -74,6 +74,7 @@ def verify_profile(
         ProfilingError: The sidecar is missing or damaged, or the pair cannot be profiled.
         DocumentError: The document is no profile.
     """
+    document = document_path(document) if document.is_dir() or document.suffix in PICKLES else document
     profile = read_document(document, Profile)
     vectors = _open_sidecar(document, profile)
     checked = check_pair(reference, quantized, profile.scheme)

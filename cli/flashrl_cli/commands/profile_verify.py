@@ -10,7 +10,9 @@ from flashrl_cli.arguments import Json, needs
 
 
 def profile_verify(
-    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="The profile; its vectors lie beside it.")],
+    profile: Annotated[
+        Path, typer.Argument(metavar="PROFILE", help="The profile, or its folder; its vectors lie beside it.")
+    ],
     reference: Annotated[str, typer.Argument(metavar="REF", help="The bf16 checkpoint: a folder, or owner/name.")],
     quantized: Annotated[str, typer.Argument(metavar="QUANT", help="The 8-bit checkpoint, named in the same way.")],
     threads: Annotated[int, typer.Option("--threads", min=1, help="Linears that are worked on at a time.")] = 1,

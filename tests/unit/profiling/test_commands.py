@@ -27,6 +27,19 @@ def test_a_profile_is_made_and_replayed(pair: Any, tmp_path: Path, capsys: pytes
     assert len(data["linears"]) == data["num_linears"] == 14
 
 
+def test_a_profile_is_verified_by_every_name_that_it_was_written_under(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(folder) for folder in pair.write()]
+    for out, name in (("out", "out"), ("out", "out/profile.yaml"), ("x.pt", "x.pt"), ("x.pt", "x.yaml")):
+        assert run("flashrl", ["profile", "-m", folders[0], "-qm", folders[1], "-o", str(tmp_path / out)]) == 0
+        assert run("flashrl-registry", ["profile-verify", str(tmp_path / name), *folders]) == 0
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    assert run("flashrl-registry", ["profile-verify", str(tmp_path / "empty"), *folders]) == 1
+    assert f"{tmp_path / 'empty' / 'profile.yaml'}: cannot be read: No such file" in capsys.readouterr().err
+
+
 def test_a_profile_of_another_pair_is_refused_with_exit_code_1(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

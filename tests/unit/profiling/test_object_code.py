@@ -1,8 +1,11 @@
 """The compiled loops are made once; what is kept of them is loaded without a compiler, and checked."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +46,64 @@ def test_loops_go_to_the_next_folder_where_the_first_cannot_be_written(
     monkeypatch.setattr(object_code, "_folders", lambda: iter(folders[:1]))
     object_code._write("loops.o", b"code")  # nowhere: every process compiles
     assert object_code._read("loops.o") is None
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)]
+)
+def test_loops_are_readable_for_whom_the_umask_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, folder: int, file: int
+) -> None:
+    """``__pycache__`` may be made here, and Python keeps its own files there for everybody."""
+    monkeypatch.setattr(object_code, "_folders", lambda: iter([tmp_path / "__pycache__"]))
+    before = os.umask(umask)
+    try:
+        object_code._write("loops.o", b"code")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "__pycache__").stat().st_mode) == folder
+    assert stat.S_IMODE((tmp_path / "__pycache__" / "loops.o").stat().st_mode) == file
+    assert [path.name for path in (tmp_path / "__pycache__").iterdir()] == ["loops.o"]
+
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            if sys.argv[2] == "broken":
+                raise OSError("Could not find/load shared object file")
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+if sys.argv[1] == "numba":  # what is kept needs none
+    from flashrl_registry.profiling import object_code
+    object_code._folders = lambda: iter(())
+from flashrl_cli.app import run
+sys.exit(run("flashrl", sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "how", "text"),
+    [
+        ("llvmlite", "missing", "needs llvmlite, which is not installed"),
+        ("llvmlite", "broken", "needs llvmlite, which does not load: Could not find/load shared object file"),
+        ("numba", "missing", "needs numba, which is not installed"),
+    ],
+)
+def test_a_pair_whose_loops_cannot_be_compiled_is_one_error_that_says_what_to_install(
+    pair: Any, tmp_path: Path, package: str, how: str, text: str
+) -> None:
+    reference, quantized = map(str, pair.write())
+    command = ["profile", "-m", reference, "-qm", quantized, "-o", str(tmp_path / "out"), "--every-row"]
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, package, how, *command], check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert ran.stderr.startswith("error: profiling this pair " + text)
+    assert 'hint: pip install "flashrl-registry[torch]"' in ran.stderr
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".flashrl-profile-*"))
 
 
 @pytest.mark.parametrize(
