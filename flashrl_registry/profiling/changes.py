@@ -1,14 +1,15 @@
 """Tensors that were not quantized: equal in both checkpoints, or vectors that a factor went into."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from flashrl_registry.profiling.facts import factor_fault, norm_factor
 from flashrl_registry.profiling.faults import Fault
-from flashrl_registry.profiling.layout import F32, Mask
+from flashrl_registry.profiling.layout import F32, Bytes, Mask
 from flashrl_registry.profiling.linear import ROWS_SAMPLED, Pair
 from flashrl_registry.profiling.reader import num_rows
 
@@ -17,6 +18,12 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _COMPARED_BYTES = 1 << 19
 _REMOTE_BYTES = 8 << 20
 """Tensors of at most this size are compared whole where bytes come over the network."""
+_BITS: dict[str, tuple[type[np.signedinteger], type[np.unsignedinteger], int]] = {
+    "bfloat16": (np.int16, np.uint16, 0x7F80),
+    "float16": (np.int16, np.uint16, 0x7C00),
+    "float32": (np.int32, np.uint32, 0x7F800000),
+}
+"""Integers of a float's width, and the bits of its exponent."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,15 @@ def compare_unquantized(
     """Compare what is a float in both checkpoints.
 
     Returns:
-        The vectors that differ, and a fault for everything else that does.
+        The vectors that differ, and a fault for everything else that does, and for what is not a number in both.
     """
     changed: dict[str, ChangedVector] = {}
     faults = []
     for name in names:
-        if not _is_same(pair, name):
+        found = _compared(pair, name)
+        if found == "not finite":
+            faults.append(Fault(name, "holds values that are not finite: NaN or infinity"))
+        elif found == "differs":
             if len(pair.reference.index.specs[name].shape) == 1:
                 changed[name] = _changed(pair, name)
             else:
@@ -66,34 +76,56 @@ def _changed(pair: Pair, name: str) -> ChangedVector:
     return ChangedVector(reference, quantized, usable, factor_fault(factors[0][0]))
 
 
-def _is_same(pair: Pair, name: str) -> bool:
+def _compared(pair: Pair, name: str) -> Literal["same", "differs", "not finite"]:
+    """Compare a tensor; one that is equal in both, bit for bit, may still be no numbers."""
     ours, theirs = pair.reference.index, pair.quantized.index
-    size = ours.locations[name].num_bytes
+    size, dtype = ours.locations[name].num_bytes, ours.specs[name].dtype
     sampled = (pair.reference.is_remote or pair.quantized.is_remote) and size > _REMOTE_BYTES
-    if ours.specs[name].dtype != theirs.specs[name].dtype or sampled:
-        return _same_rows(pair, name, sampled=sampled)
+    if dtype != theirs.specs[name].dtype or sampled:
+        return _compared_rows(pair, name, sampled=sampled)
     for start in range(0, size, _COMPARED_BYTES):
         length = min(_COMPARED_BYTES, size - start)
         left = pair.reference.range(name, start, length, purpose="left")
         right = pair.quantized.range(name, start, length, purpose="right")
         if _memcmp(left.ctypes.data, right.ctypes.data, length):
-            return False
-    return True
+            return "differs"
+        if not _all_finite(left, dtype):
+            return "not finite"
+    return "same"
 
 
-def _same_rows(pair: Pair, name: str, *, sampled: bool) -> bool:
+def _all_finite(data: Bytes, dtype: str) -> bool:
+    """Whether no float has all bits of its exponent: the largest positive and the largest negative bits tell."""
+    signed, unsigned, exponent = _BITS[dtype]
+    sign = np.iinfo(signed).max + 1
+    return bool(data.view(signed).max() < exponent and data.view(unsigned).max() < sign + exponent)
+
+
+def _compared_rows(pair: Pair, name: str, *, sampled: bool) -> Literal["same", "differs", "not finite"]:
     """Compare values: one checkpoint's are the other's, rounded to its dtype."""
-    spec, dtype = pair.reference.index.specs[name], pair.quantized.index.specs[name].dtype
-    if not spec.shape or len(spec.shape) == 1:
-        return is_cast(pair.reference.array(name), pair.quantized.array(name), dtype)
-    rows = num_rows(spec.shape)
-    step = max(1, _COMPARED_BYTES // (4 * spec.shape[-1]))
+    dtype = pair.quantized.index.specs[name].dtype
+    for left, right in _both_rows(pair, name, sampled=sampled):
+        same = is_cast(left, right, dtype)
+        if not np.isfinite(right).all() and (same or not np.isfinite(left).all()):
+            return "not finite"
+        if not same:
+            return "differs"
+    return "same"
+
+
+def _both_rows(pair: Pair, name: str, *, sampled: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    shape = pair.reference.index.specs[name].shape
+    if len(shape) < 2:
+        yield pair.reference.array(name), pair.quantized.array(name)
+        return
+    rows = num_rows(shape)
+    step = max(1, _COMPARED_BYTES // (4 * max(1, shape[-1])))
     for start in range(0, rows, max(1, rows // 4) if sampled else step):
         stop = min(rows, start + (ROWS_SAMPLED // 4 if sampled else step))
-        left = pair.reference.floats(name, start, stop, purpose="left")
-        if not is_cast(left, pair.quantized.floats(name, start, stop, purpose="right"), dtype):
-            return False
-    return True
+        yield (
+            pair.reference.floats(name, start, stop, purpose="left"),
+            pair.quantized.floats(name, start, stop, purpose="right"),
+        )
 
 
 def is_cast(reference: np.ndarray, quantized: np.ndarray, dtype: str) -> bool:

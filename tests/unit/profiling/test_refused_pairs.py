@@ -157,6 +157,43 @@ def test_a_pair_that_does_not_correspond_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf"])
+@pytest.mark.parametrize("dtypes", ["bfloat16", "float16", "float32", "bfloat16 float32", "float32 float16"])
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_what_is_no_number_in_both_checkpoints_is_refused_by_name(
+    pair: Any, tmp_path: Path, name: str, dtypes: str, value: str
+) -> None:
+    """Equal bits are no proof of a usable model."""
+    ours, theirs = (getattr(torch, dtype) for dtype in (dtypes.split() * 2)[:2])
+    weight = pair.reference[name].to(ours)
+    weight.view(-1)[-3] = float(value)
+    pair.reference[name], pair.quantized[name] = weight, weight.to(theirs)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert caught.value.context["faults"] == [
+        {"name": name, "reason": "holds values that are not finite: NaN or infinity"}
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_became_infinite_in_a_smaller_dtype_is_refused_by_name(pair: Any, tmp_path: Path) -> None:
+    name = "model.embed_tokens.weight"
+    pair.reference[name] = pair.reference[name].float()
+    pair.reference[name][0, 0] = 1e6
+    pair.quantized[name] = pair.reference[name].half()
+    with pytest.raises(CheckpointMismatchError, match=f"{name}: holds values that are not finite"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_largest_numbers_of_a_dtype_are_numbers(pair: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+    name, limits = "model.embed_tokens.weight", torch.finfo(dtype)
+    weight = pair.reference[name].to(dtype)
+    weight.view(-1)[:4] = torch.tensor([limits.max, limits.min, -0.0, limits.smallest_normal / 2])
+    pair.reference[name] = pair.quantized[name] = weight
+    profile_pair(*pair.write(), tmp_path / "out")
+
+
 def test_all_faults_are_listed_at_once_and_alike_ones_as_a_family(pair: Any, tmp_path: Path) -> None:
     for layer in range(2):
         pair.quantized[f"model.layers.{layer}.self_attn.rotary.inv_freq"] = torch.ones(4)
