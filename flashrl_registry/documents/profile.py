@@ -12,6 +12,7 @@ The document holds text only. Vectors live in a safetensors sidecar named by its
 * ``stored_zero_point/<linear>``: float32, of that shape; only where codes are asymmetric.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -190,6 +191,14 @@ class Profile(Document):
         if not weights.symmetric:
             return "its codes are asymmetric"
         return None if weights.strategy == "channel" else f"it has one scale per {weights.strategy}"
+
+    @property
+    def rows_checked(self) -> tuple[int, int]:
+        """Rows of quantized linears that were requantized and compared, and how many rows there are."""
+        rows = sum(
+            family.num_members * math.prod(family.shape[:-1]) for family in self.tensors if family.role == "quantized"
+        )
+        return sum(linear.rows_checked for linear in self.linears), rows
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

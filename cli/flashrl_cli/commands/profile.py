@@ -65,6 +65,8 @@ def profile(  # noqa: PLR0917 - typer passes by name
         if linear.rounding:
             rounding[linear.rounding] += 1
     limits = [f"{group.source}: {group.not_applicable}" for group in document.smoothing if group.not_applicable]
+    checked, rows = document.rows_checked
+    sampled = "an even sample of each linear; --every-row compares all"
     lines = [
         f"profile    {path}",
         f"vectors    {sidecar} ({output.size(document.sidecar.num_bytes)})",
@@ -72,6 +74,7 @@ def profile(  # noqa: PLR0917 - typer passes by name
         f"model      {document.reference.name} ({document.reference.architecture})",
         f"tensors    {document.reference.num_tensors}: " + ", ".join(f"{n} {role}" for role, n in roles.items()),
         f"smoothing  {len(document.smoothing)} factors",
+        f"rows       {checked} of {rows} compared" + (f", {sampled}" if checked < rows else ""),
         f"rounding   {', '.join(f'{n} {kind}' for kind, n in rounding.items()) or 'not measured'}",
     ]
     if page is not None:
@@ -92,6 +95,8 @@ def profile(  # noqa: PLR0917 - typer passes by name
             "model": document.reference.name,
             "num_tensors": roles,
             "num_smoothing": len(document.smoothing),
+            "rows_checked": checked,
+            "num_rows": rows,
             "rounding": rounding,
             "not_applicable": limits,
             "no_frozen_scales": document.no_frozen_scales,

@@ -27,6 +27,21 @@ def test_a_profile_is_made_and_replayed(pair: Any, tmp_path: Path, capsys: pytes
     assert len(data["linears"]) == data["num_linears"] == 14
 
 
+def test_the_summary_says_how_many_rows_were_compared_and_how_to_compare_all(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(folder) for folder in pair.write()]
+    command = ["profile", "-m", folders[0], "-qm", folders[1], "-o", str(tmp_path / "out")]
+    assert run("flashrl", command) == 0
+    line = "rows       384 of 448 compared, an even sample of each linear; --every-row compares all\n"
+    assert line in capsys.readouterr().out
+    assert run("flashrl", [*command, "--every-row"]) == 0
+    assert "rows       448 of 448 compared\n" in capsys.readouterr().out
+    assert run("flashrl", [*command, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["rows_checked"], data["num_rows"]) == (384, 448)
+
+
 def test_a_profile_is_verified_by_every_name_that_it_was_written_under(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
