@@ -35,7 +35,7 @@ pytestmark = pytest.mark.hub
 
 DOCS = Path(__file__).parents[3] / "docs" / "hub_faults.md"
 ALWAYS = 10**6
-BASE = "team/base"
+REPO = "team/case"
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
 
 
 @pytest.fixture
-def world(served: GitHub, plans: list[PlanBundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(
+    served: GitHub,
+    plans: list[PlanBundle],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
     """A repository of its own with 1.0.0, on which ``stable`` stands; waits take a hundredth of their time."""
     really = time.sleep
     monkeypatch.setattr("time.sleep", lambda seconds: really(min(seconds, 100) / 100))
@@ -358,15 +364,17 @@ def world(served: GitHub, plans: list[PlanBundle], tmp_path: Path, monkeypatch: 
     served.faults.gated.clear()
     served.private.clear()
     served.accounts["hf_ann"] = Account("ann", frozenset({"ann", "team"}))
-    world = World(served, BASE, plans, tmp_path / "cache")
-    if not served.git_dir(BASE).exists():
+    world = World(served, REPO, plans, tmp_path / "cache")
+    repository, kept = served.git_dir(REPO), tmp_path_factory.getbasetemp() / "published.git"
+    if kept.exists():
+        shutil.copytree(kept, repository)
+    else:
         store = world.store()
-        store.publish(plans[0], BASE, "1.0.0")
-        move_channel(store, BASE, "stable", "1.0.0")
-    world.repo = "team/case"
-    shutil.copytree(served.git_dir(BASE), served.git_dir(world.repo))
+        store.publish(plans[0], REPO, "1.0.0")
+        move_channel(store, REPO, "stable", "1.0.0")
+        shutil.copytree(repository, kept)
     yield world
-    shutil.rmtree(served.git_dir(world.repo))
+    shutil.rmtree(repository)
 
 
 def identity(case: tuple[Callable[[World], str], Case]) -> str:

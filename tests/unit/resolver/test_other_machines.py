@@ -80,6 +80,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     (tmp_path / "hub").mkdir()
     with serve_git(tmp_path / "hub") as running:
+        for name, end in (
+            ("ENDPOINT", ""),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", "/{repo_id}/resolve/{revision}/{filename}"),
+        ):
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", running.endpoint + end)  # the driver's HF_ENDPOINT
         running.accounts["hf_ann"] = Account("ann", frozenset({"team"}))
         yield running
 
