@@ -133,7 +133,7 @@ def store_of(name: str, address: str | None) -> "tuple[Store, str]":
     ref = parse_ref(name)
     if not isinstance(ref, NamedRef) or ref.version is not None:
         raise typer.BadParameter(f"'{name}' is not namespace/name", param_hint="NAME")
-    return (open_store(address) if address else open_chain().store_of(ref)), ref.name
+    return _store_of(ref, address), ref.name
 
 
 def published_ref(text: str, address: str | None) -> "tuple[Store, NamedRef]":
@@ -143,7 +143,64 @@ def published_ref(text: str, address: str | None) -> "tuple[Store, NamedRef]":
     ref = parse_ref(text)
     if not isinstance(ref, NamedRef):
         raise typer.BadParameter(f"'{text}' is not namespace/name[@version or channel]", param_hint="REF")
-    return (open_store(address) if address else open_chain().store_of(ref)), ref
+    return _store_of(ref, address), ref
+
+
+def version_of(target: str, address: str | None) -> "tuple[Store, str, str]":
+    """The store that answers for a published version, its name there and the version."""
+    place, name, version = target_of(target, address)
+    opened, plain = (open_store(place), name) if place else store_of(name, None)
+    return opened, plain, version
+
+
+def target_of(target: str, address: str | None) -> tuple[str | None, str, str]:
+    """What ``NAME@VERSION`` on the command line, and ``--store`` beside it, name.
+
+    Returns:
+        What ``--store`` takes for the store, None where none is named; name; version.
+
+    Raises:
+        typer.BadParameter: There is no version, or two stores are named.
+    """
+    plain, elsewhere, place = target.removeprefix("hf://").partition("?store=")
+    name, at, version = plain.partition("@")
+    if not at:
+        with_version = f"{plain}@1.0.0"
+        raise typer.BadParameter(
+            f"'{target}' has no version; write {target.replace(plain, with_version, 1)}", param_hint="NAME@VERSION"
+        )
+    on_a_hub = target.startswith("hf://") or place.startswith(("https://", "http://"))
+    if elsewhere and (address is None or address != place):
+        if address is not None:
+            raise typer.BadParameter(f"{target} names another store than --store {address}", param_hint="--store")
+        if on_a_hub:  # it would get no token, because a reference may be a stranger's
+            raise typer.BadParameter(
+                f"to write to a Hub, name it yourself: {plain} --store {place}", param_hint="NAME@VERSION"
+            )
+    return _no_other_kind(target, (elsewhere and place) or address), name, version
+
+
+def _store_of(ref: "NamedRef", address: str | None) -> "Store":
+    """The store that a reference or ``--store`` names, or that answers for the name.
+
+    Raises:
+        typer.BadParameter: They name two.
+    """
+    if ref.endpoint is not None and address not in {None, ref.endpoint}:
+        raise typer.BadParameter(f"{ref} names another store than --store {address}", param_hint="--store")
+    place = _no_other_kind(str(ref), address) if address else None
+    return open_store(place) if place else open_chain().store_of(ref)
+
+
+def _no_other_kind(target: str, address: str | None) -> str | None:
+    """Refuse a store that is no Hub for what is on one."""
+    if not target.startswith("hf://") or address == "hub" or (address or "").startswith(("https://", "http://")):
+        return address
+    if address is None:
+        return "hub"
+    raise typer.BadParameter(
+        f"{target} is on a Hub, and {address} is none; leave out hf://, or --store", param_hint="--store"
+    )
 
 
 def bundle_of(

@@ -1,7 +1,8 @@
 """The only place that prints.
 
-Results go to stdout, as text for people or as one JSON object; everything else goes to stderr. Nothing here imports
-rich before a progress bar is drawn: it costs more than ``--help`` may.
+Results go to stdout, as text for people or as one JSON object; everything else goes to stderr. Whoever wrote a text,
+nothing in it moves the cursor. Nothing here imports rich before a progress bar is drawn: it costs more than ``--help``
+may.
 """
 
 import json
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from flashrl_registry.documents.plain_text import escaped, escaped_json
 from flashrl_registry.errors import FlashRLError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Progress(Protocol):
 def result(data: Mapping[str, Any], text: str, *, as_json: bool, ok: bool = True) -> None:
     """Print a command's result: ``text``, or ``data`` as one JSON object with ``ok``."""
     if as_json:
-        _write(sys.stdout, json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False))
+        _write(sys.stdout, escaped_json(json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False)))
     elif text:
         _write(sys.stdout, text)
 
@@ -48,7 +50,11 @@ def stream(
         items: Its items.
         tail: What is known at the end, ``ok`` among it.
     """
-    encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
+    encoder = json.JSONEncoder(default=str, ensure_ascii=False)
+
+    def encode(data: Mapping[str, Any]) -> str:
+        return escaped_json(encoder.encode(data))
+
     before = encode({**head, key: []}).removesuffix("]}")
     for item in items:
         sys.stdout.write(before + encode(item))
@@ -95,7 +101,7 @@ def counted_others(files: Sequence[object]) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned columns; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[escaped(str(cell)) for cell in row] for row in rows]
     numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
     lines = [list(header), *cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -217,6 +223,7 @@ def discard() -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
+    text = escaped(text, lines=True)
     stream.write(text if text.endswith("\n") else text + "\n")
 
 

@@ -55,17 +55,12 @@ def evidence_data(event: "EvidenceEvent") -> dict[str, Any]:
 
 
 def evidence_table(events: "list[EvidenceEvent]") -> str:
-    """What was measured, one line each; strangers wrote it, so nothing in it moves the cursor."""
+    """What was measured, one line each."""
     from flashrl_registry.registry.evidence import numbers_of, versions_of
 
     rows = [
-        [printable(cell) for cell in (e.evidence.what, e.evidence.device, versions_of(e.evidence),
-                                      numbers_of(e.evidence) or e.evidence.method, e.evidence.created_at[:10], e.by)]
+        (e.evidence.what, e.evidence.device, versions_of(e.evidence), numbers_of(e.evidence) or e.evidence.method,
+         e.evidence.created_at[:10], e.by)
         for e in events
     ]  # fmt: skip
     return output.table(("EVIDENCE", "DEVICE", "WITH", "NUMBERS", "MEASURED", "BY"), rows)
-
-
-def printable(text: str) -> str:
-    """Text without what a terminal would act on."""
-    return "".join(char if char.isprintable() else "\ufffd" if char not in "\r\n\t" else " " for char in text)

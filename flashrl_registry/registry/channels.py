@@ -11,10 +11,11 @@ from typing import Literal, TypeVar
 
 from flashrl_registry.documents import ChannelEvent, EvidenceEvent, History, NoticeEvent, SignEvent
 from flashrl_registry.documents.history import Event
+from flashrl_registry.documents.plain_text import MAX_WHO, escaped, text_fault
 from flashrl_registry.errors import ConflictError, InvalidRefError, NotFoundError, RegistryError
 from flashrl_registry.registry.folders import check_version
-from flashrl_registry.registry.ref import NamedRef, in_order, is_channel
-from flashrl_registry.registry.standing import Standing, nothing_there, standing_of
+from flashrl_registry.registry.ref import NamedRef, PathRef, in_order, is_channel, is_version, parse_ref
+from flashrl_registry.registry.standing import Standing, nothing_there, standing_of, store_option
 from flashrl_registry.registry.store import Store
 
 NOBODY = "none"
@@ -40,6 +41,22 @@ class Appended:
 def now() -> str:
     """This instant, fine enough to tell two events of one person apart."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def author_of(store: Store) -> str:
+    """Who appends to a store's histories, as it knows them.
+
+    Raises:
+        RegistryError: That is no name to show to others.
+    """
+    name = store.whoami()
+    if (fault := text_fault(name, MAX_WHO)) is not None:
+        raise RegistryError(
+            f"who you are to {store.place} cannot be written into a history ('{escaped(name)[:MAX_WHO]}'): {fault}",
+            hint="set LOGNAME to your name" if store.kind != "hub" else None,
+            context={"store": store.place},
+        )
+    return name
 
 
 def local_user() -> str:
@@ -88,12 +105,13 @@ def move_channel(store: Store, name: str, channel: str, version: str, *, expecte
             raise ConflictError(
                 f"channel '{channel}' of {name} in {store.place} is at {at or 'no version'}, not at "
                 f"{wanted or 'no version'}",
-                hint=f"see who moved it: flashrl-registry channel history {name}; then move it again",
+                hint="move it again when you have seen who moved it: flashrl-registry channel history "
+                f"{name}{store_option(store.place)}",
                 context={"channel": channel, "expected": wanted, "actual": at, "wanted": version},
             )
         if standing.yanked(version):
             raise NotFoundError(standing.warnings(name, version)[0], hint=f"choose one of {', '.join(versions)}")
-        return ChannelEvent(at=now(), by=store.whoami(), channel=channel, previous=at, version=version)
+        return ChannelEvent(at=now(), by=author_of(store), channel=channel, previous=at, version=version)
 
     return append_event(store, name, make, lambda event: isinstance(event, ChannelEvent) and event.channel == channel)
 
@@ -118,14 +136,16 @@ def announce(
         replacement: What to use in its place.
 
     Raises:
-        InvalidRefError: Malformed.
+        InvalidRefError: Malformed; or the reason or the replacement is nothing that others can read or follow.
         NotFoundError: No such version.
         RegistryError: A channel points at the version that is to be withdrawn.
         ConflictError: Other events kept coming.
     """
     _versions(store, name, version)
-    if not reason.strip():
-        raise InvalidRefError("a reason is needed: everyone who uses the version reads it")
+    if (fault := text_fault(reason)) is not None:
+        raise InvalidRefError(f"the reason cannot be kept: {fault}", context={"ref": f"{name}@{version}"})
+    if replacement is not None:
+        _check_replacement(name, replacement)
 
     def make(history: History) -> NoticeEvent | None:
         standing = standing_of(history)
@@ -138,14 +158,29 @@ def announce(
             raise RegistryError(
                 f"{name}@{version} cannot be withdrawn while {' and '.join(repr(channel) for channel in at)} "
                 f"point{'s' if len(at) == 1 else ''} at it: jobs that follow the channel would stop",
-                hint=f"first: flashrl-registry channel set {name} {at[0]} VERSION",
+                hint=f"first: flashrl-registry channel set {name} {at[0]} VERSION{store_option(store.place)}",
                 context={"channels": at},
             )
         return NoticeEvent(
-            kind=kind, at=now(), by=store.whoami(), version=version, reason=reason, replacement=replacement
+            kind=kind, at=now(), by=author_of(store), version=version, reason=reason, replacement=replacement
         )
 
     return append_event(store, name, make, lambda event: isinstance(event, NoticeEvent) and event.version == version)
+
+
+def _check_replacement(name: str, replacement: str) -> None:
+    """Refuse what others could not follow, such as a path of this machine. A version may be one that is yet to come.
+
+    Raises:
+        InvalidRefError: It is that.
+    """
+    hint = "name one of its versions, or another plan as namespace/name[@version]"
+    context = {"ref": name, "replacement": escaped(replacement)}
+    if (fault := text_fault(replacement)) is not None:
+        raise InvalidRefError(f"what to use instead cannot be kept: {fault}", hint=hint, context=context)
+    if not is_version(replacement) and isinstance(parse_ref(replacement), PathRef):
+        message = f"'{replacement}' is a path here, and whoever reads it is elsewhere"
+        raise InvalidRefError(message, hint=hint, context=context)
 
 
 def append_event(

@@ -1,12 +1,14 @@
 """Evidence beside published versions: appended as events, bound to the digest of what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flashrl_registry.documents import Evidence, EvidenceEvent, History
 from flashrl_registry.documents.evidence import MAX_EVIDENCE_BYTES
 from flashrl_registry.documents.history import Event
+from flashrl_registry.documents.plain_text import escaped, text_fault
 from flashrl_registry.errors import IntegrityError, NotFoundError, RegistryError
-from flashrl_registry.registry.channels import Appended, append_event, now
+from flashrl_registry.registry.channels import Appended, append_event, author_of, now
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Store
 
@@ -69,12 +71,24 @@ def _check(document: Evidence, plan_digest: str, ref: str) -> None:
             hint="numbers of one plan say nothing of another; measure this one",
             context={"ref": ref, "expected": plan_digest, "actual": document.plan_digest},
         )
+    for text in _texts(document.model_dump(mode="json", exclude_none=True)):
+        if (fault := text_fault(text, MAX_EVIDENCE_BYTES, lines=True)) is not None:
+            raise RegistryError(f"the evidence cannot be kept ('{escaped(text)[:64]}'): {fault}", context={"ref": ref})
     if (size := len(document.canonical_json())) > MAX_EVIDENCE_BYTES:
         raise RegistryError(
             f"the evidence has {size} bytes; at most {MAX_EVIDENCE_BYTES} are kept",
             hint="keep the numbers that decide, and say in 'method' where the rest lies",
             context={"ref": ref, "size": size, "limit": MAX_EVIDENCE_BYTES},
         )
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """Every text in a document's data."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from _texts(value)
 
 
 def _append(store: Store, name: str, version: str, document: Evidence) -> Appended:
@@ -84,7 +98,7 @@ def _append(store: Store, name: str, version: str, document: Evidence) -> Append
     def make(history: History) -> EvidenceEvent | None:
         if any(same(event) for event in history.events):
             return None
-        event = EvidenceEvent(at=now(), by=store.whoami(), version=version, evidence=document)
+        event = EvidenceEvent(at=now(), by=author_of(store), version=version, evidence=document)
         size = len(History(name=name, events=[*history.events, event]).json_file())
         if size > MAX_HISTORY_BYTES:
             raise RegistryError(

@@ -159,10 +159,17 @@ def _measured(history: History, version: str, digest: str | None) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that somebody wrote, as text: in one line, and nothing in it is Markdown or HTML."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    line = line if len(line) <= _CELL else line[: _CELL - 3] + "..."
-    return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", line)
+    line = _line(text)
+    return _text(line if len(line) <= _CELL else line[: _CELL - 3] + "...")
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _text(line: str) -> str:
+    """What somebody wrote, as text: nothing in it is Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", _line(line))
 
 
 def _others(history: History, version: str) -> list[str]:
@@ -181,5 +188,5 @@ def _state(history: History) -> list[str]:
         lines += [f"| `{channel}` | {version} |" for channel, version in sorted(standing.channels.items())]
         lines.append("")
     warnings = [line for version in sorted(standing.notices) for line in standing.warnings(history.name, version)]
-    lines += [f"> {line}\n" for line in warnings]
+    lines += [f"> {_text(line)}\n" for line in warnings]
     return lines

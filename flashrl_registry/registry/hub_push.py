@@ -22,7 +22,7 @@ from flashrl_registry.errors import (
     RegistryError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.channels import now
+from flashrl_registry.registry.channels import author_of, now
 from flashrl_registry.registry.folders import HISTORY_JSON, MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_client import Landed, Refs
@@ -64,7 +64,7 @@ class Push:
         self.bundle, self.name, self.version = bundle, name, version
         self.propose, self.private, self.signer = propose, private, signer
         self.signatures: list[Event] = []
-        self.event = PublishEvent(at=now(), by=store.whoami(), version=version, plan_digest=bundle.digest)
+        self.event = PublishEvent(at=now(), by=author_of(store), version=version, plan_digest=bundle.digest)
 
     def run(self) -> Published:
         """Publish; see :meth:`HubStore.publish`.

@@ -28,7 +28,7 @@ from flashrl_registry.errors import (
     UnsignedError,
     UntrustedError,
 )
-from flashrl_registry.registry.channels import Appended, append_event, now
+from flashrl_registry.registry.channels import Appended, append_event, author_of, now
 from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef, is_version
 from flashrl_registry.registry.signing_keys import fingerprint_of, public_half, signing_library
@@ -117,7 +117,7 @@ def sign_version(store: Store, ref: NamedRef, signer: Signer) -> Appended:
             return _fault(manifest, event.signature, public, signer.fingerprint) is None
 
         def make(history: History) -> SignEvent | None:
-            return None if any(map(valid, history.events)) else signer.sign(manifest, store.whoami())
+            return None if any(map(valid, history.events)) else signer.sign(manifest, author_of(store))
 
         return append_event(store, ref.name, make, valid)
 

@@ -10,10 +10,12 @@ The same rules hold in every store:
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flashrl_registry.documents import ChannelEvent, History, NoticeEvent, PublishEvent
+from flashrl_registry.documents.plain_text import escaped
 from flashrl_registry.errors import NotFoundError
 from flashrl_registry.registry.ref import NamedRef, in_order, is_version
 
@@ -45,8 +47,9 @@ class Standing:
         if notice is None:
             return ()
         what = "was withdrawn" if notice.kind == "yank" else "is deprecated"
-        instead = f"; use {notice.replacement}" if notice.replacement else ""
-        return (f"{name}@{version} {what} by {notice.by} on {notice.at[:10]}: {notice.reason}{instead}",)
+        instead = f"; use {escaped(notice.replacement)}" if notice.replacement else ""
+        said = f"by {escaped(notice.by)} on {notice.at[:10]}: {escaped(notice.reason)}{instead}"
+        return (f"{name}@{version} {what} {said}",)
 
     def state(self, version: str) -> str:
         """For listings: channels that point at a version, and what was said against it."""
@@ -115,7 +118,7 @@ def _check_channel(ref: NamedRef, version: str, versions: Sequence[str], standin
     if version not in versions:
         raise NotFoundError(
             f"channel '{ref.version}' of {ref.name} in {place} points at {version}, which is not there",
-            hint=f"move it: flashrl-registry channel set {ref.name} {ref.version} VERSION",
+            hint=f"move it: flashrl-registry channel set {ref.name} {ref.version} VERSION{store_option(place)}",
             context={"ref": str(ref), "stores": [place]},
         )
     if standing.yanked(version):
@@ -125,6 +128,11 @@ def _check_channel(ref: NamedRef, version: str, versions: Sequence[str], standin
             hint=f"move the channel, or take the version on purpose: {ref.name}@{version}",
             context={"ref": str(ref), "stores": [place], "version": version},
         )
+
+
+def store_option(place: str) -> str:
+    """What a command needs beside a name to mean the store at ``place``; nothing for the local registry."""
+    return f" --store {place}" if re.match(r"[a-z][a-z0-9+.-]*://", place) else ""
 
 
 def nothing_there(ref: NamedRef, versions: Sequence[str], standing: Standing, place: str) -> NotFoundError:

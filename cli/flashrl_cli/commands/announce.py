@@ -5,12 +5,18 @@ from typing import Annotated, Literal
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, store_of
+from flashrl_cli.arguments import Json, StoreAddress, version_of
+from flashrl_registry.documents.plain_text import MAX_TEXT, text_fault
 
 Version = Annotated[
     str, typer.Argument(metavar="NAME@VERSION", help="A published version; hf://NAME@VERSION on a Hub.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why; everyone who uses the version reads it.")]
+Reason = Annotated[
+    str,
+    typer.Option(
+        "--reason", help=f"Why, in one line of at most {MAX_TEXT} characters; everyone who uses the version reads it."
+    ),
+]
 Use = Annotated[str | None, typer.Option("--use", help="What to use in its place: a version, or a reference.")]
 
 
@@ -37,10 +43,10 @@ def _announce(
 ) -> None:  # fmt: skip
     from flashrl_registry.registry.channels import announce
 
-    name, at, version = target.rpartition("@")
-    if not at:
-        raise typer.BadParameter(f"'{target}' has no version; write {target}@1.0.0", param_hint="NAME@VERSION")
-    opened, plain = store_of(name, store)
+    for option, text in (("--reason", reason), ("--use", use)):
+        if text is not None and (fault := text_fault(text)) is not None:
+            raise typer.BadParameter(fault, param_hint=option)
+    opened, plain, version = version_of(target, store)
     said = announce(opened, plain, version, kind, reason=reason, replacement=use)
     done = {"deprecate": "deprecated", "yank": "withdrawn", "restore": "back in use"}[kind]
     text = f"{plain}@{version} is {done}" + ("" if said.changed else " already")

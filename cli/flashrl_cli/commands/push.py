@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signer_of
+from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signer_of, target_of
 
 if TYPE_CHECKING:
     from flashrl_registry.registry import Published, Store
@@ -37,10 +37,8 @@ def push(  # noqa: PLR0917 - typer passes by name
     """Publish a plan folder: in the local registry, in a shared store, or on a Hugging Face Hub."""
     from flashrl_registry.registry.hybrids import read_any_bundle
 
-    name, at, version = target.removeprefix("hf://").partition("@")
-    if not at:
-        raise typer.BadParameter(f"'{target}' has no version; write {target}@1.0.0", param_hint="NAME@VERSION")
-    opened = open_store("hub" if target.startswith("hf://") else store or "local")
+    place, name, version = target_of(target, store)
+    opened = open_store(place or "local")
     if (pr or private is not None) and opened.kind != "hub":
         raise typer.BadParameter("only a Hub has proposals and private repositories; write hf://NAME@VERSION")
     signer = signer_of(key) if sign or key is not None else None

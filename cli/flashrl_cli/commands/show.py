@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from flashrl_cli import output
 from flashrl_cli.arguments import AllowStale, Json, Ref, bundle_of, warn
 from flashrl_cli.render import evidence_data, evidence_table, families_table, plan_data, treatment_table
+from flashrl_registry.documents.plain_text import escaped
 
 if TYPE_CHECKING:
     from flashrl_registry.documents import EvidenceEvent, Rule
@@ -15,15 +16,16 @@ def show(ref: Ref, allow_stale: AllowStale = False, as_json: Json = False) -> No
     """Show a plan: model, digest, rules, treatments, profile, files."""
     bundle = bundle_of(ref, allow_stale=allow_stale)
     plan, evidence, signatures = bundle.plan, _evidence(bundle), _signatures(bundle)
+    model = plan.base_model
     lines = [
         f"plan      {bundle.origin}",
         f"digest    {plan.digest}",
-        f"model     {plan.base_model.name} ({plan.base_model.architecture}, {plan.base_model.num_tensors} tensors)",
+        f"model     {escaped(model.name)} ({escaped(model.architecture)}, {model.num_tensors} tensors)",
         f"engine    vLLM {plan.engine.vllm}, {plan.engine.logprobs_mode}",
         f"update    scales: {plan.update.scales}",
         f"profile   {plan.profile.digest if plan.profile else 'none'}",
         *(f"signed    {line}" for line in signatures),
-        *([f"about     {plan.description}"] if plan.description else []),
+        *([f"about     {escaped(' '.join(plan.description.split()))}"] if plan.description else []),
         "",
         *(line for rule in plan.rules for line in _rule_lines(rule)),
         "",
@@ -68,7 +70,7 @@ def _signatures(bundle: "PlanBundle") -> list[str]:
         return []
     events = [event for event in bundle.history.events if isinstance(event, SignEvent)]
     return [
-        f"{event.key} by {event.by} on {event.at[:10]}"
+        f"{event.key} by {escaped(event.by)} on {event.at[:10]}"
         + (
             ", checked"
             if event.key in bundle.signed_by

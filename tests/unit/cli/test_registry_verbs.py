@@ -139,3 +139,49 @@ def test_a_shared_store_has_the_same_verbs(cli: Command, bundle: PlanBundle, tmp
     monkeypatch.delenv("FLASHRL_STORES")
     assert cli("show", tmp_path / "a.lock").code == 0, "a lock names the store"
     assert cli("list", "--store", "nowhere").code == 1
+
+
+def test_every_verb_takes_the_store_that_a_reference_names(
+    cli: Command, bundle: PlanBundle, other_bundle: PlanBundle, tmp_path: Path
+) -> None:
+    shared = f"file://{tmp_path}/shared"
+    here = f"?store={shared}"
+    assert cli("push", bundle.origin, f"{NAME}@1.0.0{here}").code == 0
+    assert cli("push", other_bundle.origin, f"{NAME}@2.0.0{here}", "--store", shared).code == 0
+    assert cli("channel", "set", f"{NAME}{here}", "stable", "1.0.0").code == 0
+    assert cli("deprecate", f"{NAME}@1.0.0{here}", "--reason", "old", "--use", "2.0.0").code == 0
+    refused = cli("yank", f"{NAME}@1.0.0{here}", "--reason", "wrong", "--json")
+    assert refused.json["error"]["context"]["channels"] == ["stable"]
+    hint = refused.json["error"]["hint"].replace("VERSION", "2.0.0").removeprefix("first: flashrl-registry ")
+    assert cli(*hint.split()).code == 0, hint
+    assert cli("yank", f"{NAME}@1.0.0{here}", "--reason", "wrong").code == 0
+    states = [line["state"] for line in cli("versions", f"{NAME}{here}", "--json").json["versions"]]
+    assert states == [["yanked"], ["stable"]]
+    assert not (tmp_path / "registry" / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("team/toy@1.0.0?store=s3://a/b", "--store", "s3://c/d"), "names another store than --store s3://c/d"),
+        (("hf://team/toy@1.0.0", "--store", "local"), "is on a Hub, and local is none"),
+        (("team/toy@1.0.0?store=https://hub.example",), "team/toy@1.0.0 --store https://hub.example"),
+        (("team/toy?store=s3://a/b",), "write team/toy@1.0.0?store=s3://a/b"),
+        (("team/toy",), "write team/toy@1.0.0"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_wrong_usage_and_says_what_to_write(
+    published: Command, bundle: PlanBundle, arguments: tuple[str, ...], says: str
+) -> None:
+    for command in (("deprecate", "--reason", "old"), ("push", bundle.origin)):
+        ran = published(*command, *arguments)
+        assert ran.code == 2
+        assert says in " ".join(ran.err.split())
+
+
+def test_what_is_on_a_hub_is_not_looked_for_elsewhere(published: Command) -> None:
+    assert published("versions", f"hf://{NAME}", "--store", "local").code == 2
+    assert published("sign", f"{NAME}@1.0.0?store=s3://a/b", "--signing-key", "k.pem", "--store", "local").code in {
+        1,
+        2,
+    }
