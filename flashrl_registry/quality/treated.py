@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashrl_registry import ops
 from flashrl_registry.compiler.engine_config import scheme_of_op
-from flashrl_registry.compiler.lower import operations
+from flashrl_registry.compiler.lowering import operations
 from flashrl_registry.compiler.modules import module_of
 from flashrl_registry.documents import (
     EngineFp8,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashrl_registry.compiler import compile_plan, lower, preset_rules
+from flashrl_registry.compiler import lower
 from flashrl_registry.documents import Environment, Inventory, LockedPlan, Plan, ResolvedPlan
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import Decision, ResolutionError
@@ -59,6 +59,8 @@ def resolve(ref: PlanRef, inventory: Inventory | None, environment: Environment,
                 f"'{ref}' compiles a plan from the model's tensor names, and the model has no safetensors headers",
                 hint="give a plan instead of a scheme name, or a model folder with its weights",
             )
+        from flashrl_registry.compiler import compile_plan, preset_rules  # no engine under a published plan compiles
+
         plan, sidecar = compile_plan(preset_rules(ref.scheme, inventory), inventory).plan, None
         origin = f"compiled from scheme '{ref}' for {inventory.name}"
     else:

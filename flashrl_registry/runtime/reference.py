@@ -15,7 +15,6 @@ from flashrl_registry.documents.io import read_text
 from flashrl_registry.errors import FlashRLError, InteropError, ResolutionError, StoreUnavailableError
 from flashrl_registry.interop.detect import Source, detect
 from flashrl_registry.interop.drafts import HYBRID_YAML
-from flashrl_registry.interop.importing import import_for
 from flashrl_registry.interop.locate import locate
 from flashrl_registry.registry import PathRef, PlanRef, parse_ref, read_bundle
 from flashrl_registry.registry.bundle import PLAN_YAML
@@ -90,6 +89,8 @@ def _imported(found: Source, config: str, registry: Path, inventory: Inventory |
             f"{config} is compiled for the tensor names of the model, and the model has no safetensors headers",
             hint="give a plan instead, or a model folder with its weights",
         )
+    from flashrl_registry.interop.importing import import_for  # the compiler, which no plan of ours needs here
+
     home = registry / IMPORTED
     try:
         home.mkdir(parents=True, exist_ok=True)
