@@ -163,10 +163,6 @@ class Chain:
 
         return check_trust(self.trust, store, name, bundle)
 
-    def listing_stores(self) -> Iterator[Store]:
-        """The stores whose plans are listed without a network."""
-        yield from self.stores
-
     def _asked(self, exc: RegistryError, ref: NamedRef) -> RegistryError:
         """The Hub's error, after what was asked before it."""
         places = [*(store.place for store in self.stores), self.hub().place]
@@ -202,13 +198,28 @@ def open_chain(
         trusted_keys: Files of public keys, one of which must have signed.
     """
     root = default_registry_root(environ)
-    shared = [address.strip() for address in environ.get(STORES_VARIABLE, "").split(",") if address.strip()]
     return Chain(
-        [LocalStore(root), BundledStore(), *(_shared(address, root) for address in shared)],
+        [LocalStore(root), BundledStore(), *(_shared(address, root) for address in _addresses(environ))],
         lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale, named_by_user=False),
         lambda address: _shared(address, root),
         lambda: open_trust(environ, required=require_signature, keys=trusted_keys),
     )
+
+
+def listing_stores(environ: Mapping[str, str]) -> Iterator[Store | InvalidRefError]:
+    """The stores whose plans are listed without a Hub; an error for each address that is none.
+
+    Args:
+        environ: Environment variables, as the program's edge read them.
+    """
+    root = default_registry_root(environ)
+    yield LocalStore(root)
+    yield BundledStore()
+    for address in _addresses(environ):
+        try:
+            yield _shared(address, root)
+        except InvalidRefError as exc:
+            yield exc
 
 
 def store_at(address: str, environ: Mapping[str, str]) -> Store:
@@ -258,6 +269,11 @@ def _check_address(endpoint: str) -> None:
     if not sound:
         # Not the address itself: what is wrong with it may be a password.
         raise InvalidRefError("the Hub's address is not http(s)://host[:port]", hint="write https://hub.example")
+
+
+def _addresses(environ: Mapping[str, str]) -> list[str]:
+    """Of shared stores."""
+    return [address.strip() for address in environ.get(STORES_VARIABLE, "").split(",") if address.strip()]
 
 
 def _shared(address: str, root: Path) -> Store:

@@ -81,29 +81,44 @@ class Criteria:
 
 
 def find(stores: "Iterable[Store]", criteria: Criteria) -> Iterator[Listed | FlashRLError]:
-    """Plans that fit, store by store; an error for each that cannot be read."""
+    """Plans that fit, store by store; an error for each that cannot be read, and for each store that does not answer.
+
+    One store that fails keeps nobody from what the others have.
+    """
+    for store in stores:
+        try:
+            yield from find_in(store, criteria)
+        except FlashRLError as exc:
+            yield exc
+
+
+def find_in(store: "Store", criteria: Criteria) -> Iterator[Listed | FlashRLError]:
+    """Plans of one store that fit; an error for each that cannot be read.
+
+    Raises:
+        FlashRLError: The store does not answer.
+    """
     # A plan is read only where its line leaves a question open.
     detailed = criteria.may_fit if criteria.needs_plans else None
-    for store in stores:
-        lines: Iterator[Listed | FlashRLError]
-        if store.kind == "bundled":
-            from flashrl_registry.registry.bundled import BundledStore
+    lines: Iterator[Listed | FlashRLError]
+    if store.kind == "bundled":
+        from flashrl_registry.registry.bundled import BundledStore
 
-            assert isinstance(store, BundledStore)
-            lines = store.listing(detailed)
-        elif store.kind == "url":
-            from flashrl_registry.registry.url import UrlStore
+        assert isinstance(store, BundledStore)
+        lines = store.listing(detailed)
+    elif store.kind == "url":
+        from flashrl_registry.registry.url import UrlStore
 
-            assert isinstance(store, UrlStore)
-            lines = store.listing(detailed)
-        elif store.kind == "hub":
-            from flashrl_registry.registry.hub import HubStore
+        assert isinstance(store, UrlStore)
+        lines = store.listing(detailed)
+    elif store.kind == "hub":
+        from flashrl_registry.registry.hub import HubStore
 
-            assert isinstance(store, HubStore)
-            lines = iter(store.find(criteria.tags()))
-        else:
-            lines = store.listing()
-        yield from (line for line in lines if not isinstance(line, Listed) or criteria.fits(line))
+        assert isinstance(store, HubStore)
+        lines = iter(store.find(criteria.tags()))
+    else:
+        lines = store.listing()
+    yield from (line for line in lines if not isinstance(line, Listed) or criteria.fits(line))
 
 
 def _check_device(device: str) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from flashrl_registry.documents import Lock, read_document
 from flashrl_registry.documents.io import write_atomically
-from flashrl_registry.errors import FlashRLError, RegistryError
+from flashrl_registry.errors import FlashRLError, NotFoundError, RegistryError
 from flashrl_registry.registry.chain import CACHE
 from flashrl_registry.registry.hybrids import Bundle
+from flashrl_registry.registry.local import LocalStore
 from flashrl_registry.registry.locking import LOCK_FILE, commits_of
 from flashrl_registry.registry.ref import NamedRef
+from flashrl_registry.registry.standing import select, standing_of
 from flashrl_registry.registry.store import Listed, Store
 from flashrl_registry.registry.trust import Trust
+from flashrl_registry.registry.url import UrlStore
 
 _LOCKS = "locks"
 """Folder in the cache with the places of locks that were written on this machine."""
@@ -23,23 +26,25 @@ _LOCKS = "locks"
 
 @dataclass(frozen=True)
 class Verified:
-    """One version and whether its bytes are those that were published.
+    """One version and whether its bytes are those that were published; or a channel that leads nowhere.
 
     Attributes:
-        ref: ``namespace/name@version``.
+        ref: ``namespace/name@version``, or ``@channel``.
         digest: Of its plan; None where it is not sound.
         error: What is wrong.
         signed_by: Fingerprints of the trusted keys that signed it, where signatures were asked for.
+        is_channel: It is a channel, which points at a version that is not there or was withdrawn.
     """
 
     ref: str
     digest: str | None
     error: FlashRLError | None = None
     signed_by: tuple[str, ...] = ()
+    is_channel: bool = False
 
 
 def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
-    """Read every version of a store and hash all of its files; and every history.
+    """Read every version of a store and hash all of its files; and every history, with the channels in it.
 
     Args:
         store: The store.
@@ -51,17 +56,34 @@ def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
             yield Verified(str(line.context.get("ref", store.place)), None, line)
             continue
         name, _, member = line.name.partition(":")
+        channels: list[Verified] = []
         try:
-            if name not in seen:
-                seen.add(name)
-                store.history(name)
             # A Hub lists a repository by one version; every other one is used, too.
             versions = store.versions(name) if store.kind == "hub" else [line.version]
+            if name not in seen:
+                seen.add(name)
+                channels = list(_lost_channels(store, name))
         except FlashRLError as exc:
             yield Verified(line.ref, None, exc)
             continue
+        yield from channels
         for version in versions or [line.version]:
             yield _verified(store, NamedRef(name, version or None, member=member or None), trust)
+    if isinstance(store, LocalStore | UrlStore):  # of a name whose versions were all removed, no line is listed
+        for name in store.names():
+            if name not in seen and not store.versions(name):
+                yield from _lost_channels(store, name)
+
+
+def _lost_channels(store: Store, name: str) -> Iterator[Verified]:
+    """Channels whose followers would get an error."""
+    standing = standing_of(store.history(name))
+    versions = store.versions(name) if standing.channels else []
+    for channel in sorted(standing.channels):
+        try:
+            select(NamedRef(name, channel), versions, standing, store.place)
+        except NotFoundError as exc:
+            yield Verified(f"{name}@{channel}", None, exc, is_channel=True)
 
 
 def _verified(store: Store, ref: NamedRef, trust: Trust | None) -> Verified:

@@ -218,9 +218,14 @@ class UrlStore:
             detailed: Of which lines also architecture, vLLM range and devices are wanted, which are in the plans: one
                 more object for each.
         """
+        for name in self.names():
+            yield from self._listed(name, detailed)
+
+    def names(self) -> Iterator[str]:
+        """Names under which something lies, in their order."""
         for namespace in self._names("plans"):
             for leaf in self._names(f"plans/{namespace}"):
-                yield from self._listed(f"{namespace}/{leaf}", detailed)
+                yield f"{namespace}/{leaf}"
 
     def _listed(self, name: str, detailed: Callable[[Listed], bool] | None) -> Iterator[Listed | FlashRLError]:
         try:

@@ -54,7 +54,9 @@ def print_listed(
             for line in found
         ]
         header = ("PLAN", "MODEL", "SCHEMES", "DIGEST", "PUBLISHED", "STATE")
-        output.result({}, output.table(header, rows) if rows else nothing, as_json=False)
+        # What could not be read may hold something: then nobody says that there is nothing.
+        text = output.table(header, rows) if rows else ("" if damaged else nothing)
+        output.result({}, text, as_json=False)
         for error in damaged:
             output.note(f"error: {error}")
     if damaged:

@@ -1,11 +1,13 @@
 """``flashrl-registry search``: plans by what they are for."""
 
+import os
+from itertools import chain
 from typing import Annotated
 
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, open_chain, open_store
+from flashrl_cli.arguments import Json, StoreAddress, open_store
 from flashrl_cli.commands.list import print_listed
 
 
@@ -21,12 +23,19 @@ def search(  # noqa: PLR0917 - typer passes by name
     store: StoreAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Search the local registry, the bundled plans and shared stores; a Hub with --store hub."""
-    from flashrl_registry.registry.finding import Criteria, find
+    """Search the local registry, the bundled plans and shared stores; a Hub with --store hub.
+
+    A shared store that does not answer is named, and fails the command, after what the others have.
+    """
+    from flashrl_registry.errors import FlashRLError
+    from flashrl_registry.registry.chain import listing_stores
+    from flashrl_registry.registry.finding import Criteria, find, find_in
 
     criteria = Criteria(text, model, scheme, architecture, vllm, device)
-    stores = [open_store(store)] if store else list(open_chain().listing_stores())
-    found = find(stores, criteria)
+    asked = [open_store(store)] if store else list(listing_stores(os.environ))
+    stores = [opened for opened in asked if not isinstance(opened, FlashRLError)]
+    wrong = [error for error in asked if isinstance(error, FlashRLError)]
+    found = find_in(stores[0], criteria) if store else chain(find(stores, criteria), wrong)
     if not as_json:
         with output.waiting("searching"):
             found = iter(list(found))

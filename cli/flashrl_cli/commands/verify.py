@@ -14,7 +14,7 @@ def verify(
     trusted: TrustedKeys = None,
     as_json: Json = False,
 ) -> None:
-    """Read every version of a store and compare all of its bytes with what was published."""
+    """Read every version of a store and compare all of its bytes with what was published; follow every channel."""
     from flashrl_registry.registry.keeping import verify as verify_store
     from flashrl_registry.registry.trust import open_trust
 
@@ -23,14 +23,16 @@ def verify(
     with output.waiting(f"verifying {opened.place}", enabled=not as_json):
         found = list(verify_store(opened, trust))
     wrong = [(entry.ref, entry.error) for entry in found if entry.error is not None]
+    versions = [entry for entry in found if not entry.is_channel]
+    sound = sum(entry.error is None for entry in versions)
     output.result(
         {
             "store": opened.place,
-            "sound": len(found) - len(wrong),
-            "plans": [{"ref": entry.ref, "digest": entry.digest, "signed_by": entry.signed_by} for entry in found],
+            "sound": sound,
+            "plans": [{"ref": entry.ref, "digest": entry.digest, "signed_by": entry.signed_by} for entry in versions],
             "damaged": [{"ref": ref, **output.error_data(error)} for ref, error in wrong],
         },
-        f"{len(found) - len(wrong)} of {len(found)} versions in {opened.place} are what was published"
+        f"{sound} of {len(versions)} versions in {opened.place} are what was published"
         + (" and signed by whom you trust" if trust is not None else ""),
         as_json=as_json,
         ok=not wrong,

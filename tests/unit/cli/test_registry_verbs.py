@@ -1,5 +1,6 @@
 """The registry's verbs on the local registry, without a network."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,46 @@ def test_verify_hashes_everything_again(published: Command, registry: Path) -> N
     file.write_text(file.read_text() + "# changed\n")
     ran = published("verify", "--json")
     assert (ran.code, ran.json["sound"], ran.json["damaged"][0]["code"]) == (1, 1, "integrity")
+
+
+def test_verify_says_which_channel_leads_to_a_version_that_was_removed(published: Command, registry: Path) -> None:
+    shutil.rmtree(registry / NAME / "1.0.0")
+    ran = published("verify")
+    assert ran.code == 1
+    assert "1 of 1 versions" in ran.out
+    assert ran.err.count("error:") == 1
+    assert f"{NAME}@stable" in ran.err
+    assert "points at 1.0.0, which is not there" in ran.err
+    assert f"flashrl-registry channel set {NAME} stable VERSION" in ran.err
+    shutil.rmtree(registry / NAME / "2.0.0")
+    ran = published("verify", "--json")
+    assert (ran.code, ran.json["sound"], ran.json["plans"]) == (1, 0, [])
+    assert [damaged["ref"] for damaged in ran.json["damaged"]] == [f"{NAME}@stable"]
+
+
+def test_a_shared_store_that_does_not_answer_keeps_nobody_from_the_others(
+    published: Command, bundle: PlanBundle, tmp_path: Path, monkeypatch: Any
+) -> None:
+    good = f"file://{tmp_path}/good"
+    assert published("push", bundle.origin, f"team/shared@1.0.0{'?store=' + good}").code == 0
+    (tmp_path / "broken").write_text("no folder")
+    for broken, code in ((f"file://{tmp_path}/broken/plans", "store-unavailable"), ("nonsense", "invalid-ref")):
+        monkeypatch.setenv("FLASHRL_STORES", f"{broken},{good}")
+        ran = published("search", "--scheme", "int8", "team")
+        assert ran.code == 1
+        assert [line.partition(" ")[0] for line in ran.out.splitlines()[1:]] == [f"{NAME}@1.0.0", "team/shared@1.0.0"]
+        assert ran.err.startswith("error:")
+        assert broken in ran.err
+        as_json = published("search", "--scheme", "int8", "team", "--json")
+        assert (as_json.code, as_json.json["ok"]) == (1, False)
+        assert [plan["ref"] for plan in as_json.json["plans"]] == [f"{NAME}@1.0.0", "team/shared@1.0.0"]
+        assert [damaged["code"] for damaged in as_json.json["damaged"]] == [code]
+        nothing = published("search", "no such plan")
+        assert (nothing.code, nothing.out) == (1, ""), "a store that did not answer may have it"
+        assert published("list").code == 0, "it lists the local registry"
+        assert published("search", "--store", "local").code == 0
+    alone = published("search", "--store", f"file://{tmp_path}/broken/plans", "--json")
+    assert (alone.code, alone.json["error"]["code"]) == (1, "store-unavailable")
 
 
 def test_a_shared_store_has_the_same_verbs(cli: Command, bundle: PlanBundle, tmp_path: Path, monkeypatch: Any) -> None:

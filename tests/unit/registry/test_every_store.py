@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flashrl_registry.documents import Evidence, Inventory, Plan, SignEvent
+from flashrl_registry.documents import ChannelEvent, Evidence, Inventory, NoticeEvent, Plan, SignEvent
 from flashrl_registry.errors import (
     AlreadyPublishedError,
     ConflictError,
@@ -22,7 +22,7 @@ from flashrl_registry.errors import (
     UntrustedError,
 )
 from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store, read_bundle, write_bundle
-from flashrl_registry.registry.channels import NOBODY, Appended, announce, move_channel
+from flashrl_registry.registry.channels import NOBODY, Appended, announce, move_channel, now
 from flashrl_registry.registry.evidence import add_evidence, evidence_of
 from flashrl_registry.registry.hub import HubStore
 from flashrl_registry.registry.hub_client import HubClient
@@ -415,6 +415,27 @@ def test_a_signed_hybrid_vouches_for_each_of_its_plans(
     assert added.changed
     with pytest.raises(IntegrityError, match="of another plan"):
         add_evidence(make(), NamedRef(NAME), [evidence(bundle.plan.digest, 3)])
+
+
+def test_verify_names_every_channel_that_leads_nowhere_once(store: Store, bundle: PlanBundle) -> None:
+    store.publish(bundle, NAME, "1.0.0")
+    move_channel(store, NAME, "good", "1.0.0")
+    at, by = now(), store.whoami()
+    for channel in ("gone", "bad"):  # as another program could write, or two people at once
+        version = "9.9.9" if channel == "gone" else "1.0.0"
+        store.append(NAME, ChannelEvent(at=at, by=by, channel=channel, version=version), _length(store))
+    assert [entry.ref for entry in verify(store) if entry.error] == [f"{NAME}@gone"]
+    notice = NoticeEvent(kind="yank", at=at, by=by, version="1.0.0", reason="wrong logprobs")
+    store.append(NAME, notice, _length(store))
+    found = {entry.ref: entry.error and entry.error.message for entry in verify(store)}
+    assert sorted(found) == sorted([f"{NAME}@1.0.0", f"{NAME}@bad", f"{NAME}@gone", f"{NAME}@good"])
+    assert found[f"{NAME}@1.0.0"] is None, "its bytes are what was published"
+    assert "points at 9.9.9, which is not there" in str(found[f"{NAME}@gone"])
+    assert "was withdrawn" in str(found[f"{NAME}@bad"])
+
+
+def _length(store: Store) -> int:
+    return len(store.history(NAME).events)
 
 
 def test_verify_finds_what_nobody_signed(store: Store, bundle: PlanBundle, keys: list[Path]) -> None:
