@@ -8,8 +8,7 @@ from typing import Any
 from flashrl_registry.documents import Hybrid, HybridMember, Plan, Profile, Rules, SchemeName, write_document
 from flashrl_registry.interop.flashrl_config import FlashRLConfig
 from flashrl_registry.registry import write_bundle
-from flashrl_registry.registry.bundle import refuse_folder
-from flashrl_registry.registry.hybrids import refuse_hybrid_folder
+from flashrl_registry.registry.plan_folders import refuse_folder, refuse_hybrid_folder
 from flashrl_registry.registry.replacing import not_replaced, would_replace
 
 EXTENSION = "x-flashrl"

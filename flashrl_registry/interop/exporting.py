@@ -25,7 +25,7 @@ from flashrl_registry.interop.flashrl_text import config_text
 from flashrl_registry.interop.losses import Losses
 from flashrl_registry.interop.members import Member, Members
 from flashrl_registry.registry import PlanBundle
-from flashrl_registry.registry.bundle import refuse_checkpoint_folder
+from flashrl_registry.registry.plan_folders import refuse_checkpoint_folder
 
 ExportFormat = Literal["flashrl", "compressed-tensors", "vllm"]
 """``flashrl``: flashrl_config.yaml and profile.pt. ``compressed-tensors``: quantization_config.json. ``vllm``:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flashrl_registry.documents import Profile, claimed_kind
 from flashrl_registry.documents.io import read_text
-from flashrl_registry.registry.bundle import PROFILE_YAML
+from flashrl_registry.registry.plan_folders import PROFILE_YAML
 
 _DOCUMENTS = (".yaml", ".yml", ".json")
 

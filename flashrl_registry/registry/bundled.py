@@ -17,8 +17,9 @@ from flashrl_registry.documents.io import read_text
 from flashrl_registry.documents.lock import BundledSource
 from flashrl_registry.documents.strict_yaml import parse_text
 from flashrl_registry.errors import FlashRLError, IntegrityError, NotFoundError
-from flashrl_registry.registry.bundle import PLAN_YAML, PlanBundle, read_bundle
+from flashrl_registry.registry.bundle import PlanBundle, read_bundle
 from flashrl_registry.registry.hybrids import Bundle
+from flashrl_registry.registry.plan_folders import PLAN_YAML
 from flashrl_registry.registry.ref import NamedRef
 from flashrl_registry.registry.store import Listed, Published, read_only
 

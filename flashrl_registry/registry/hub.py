@@ -23,18 +23,14 @@ from flashrl_registry.errors import (
     IntegrityError,
     NotFoundError,
 )
-from flashrl_registry.registry.bundle import (
-    HYBRID_YAML,
-    PLAN_YAML,
-    PlanBundle,
-    read_bundle,
-)
+from flashrl_registry.registry.bundle import PlanBundle, read_bundle
 from flashrl_registry.registry.folders import MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub_card import TAG
 from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.hub_files import HubFiles
 from flashrl_registry.registry.hub_heads import HubHeads, version_of_tag
 from flashrl_registry.registry.hybrids import Bundle, files_for, is_hybrid, one_plan, read_version
+from flashrl_registry.registry.plan_folders import HYBRID_YAML, PLAN_YAML
 from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit
 from flashrl_registry.registry.standing import select
 from flashrl_registry.registry.store import Listed, Published
@@ -154,7 +150,7 @@ class HubStore:
 
     def append(self, name: str, event: Event, expected: int) -> History:
         """Add an event to a history that still has ``expected`` events."""
-        from flashrl_registry.registry.hub_push import append
+        from flashrl_registry.registry.hub_append import append
 
         return append(self, name, event, expected)
 

@@ -14,10 +14,10 @@ from flashrl_registry.errors import (
     RegistryError,
     StoreUnavailableError,
 )
-from flashrl_registry.registry.bundle import HYBRID_YAML, PLAN_JSON, PROFILE_YAML
 from flashrl_registry.registry.folders import MANIFEST_JSON
 from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.hybrids import HybridPlans, is_hybrid
+from flashrl_registry.registry.plan_folders import HYBRID_YAML, PLAN_JSON, PROFILE_YAML
 
 
 def refuse_other_name(said: str, name: str, file: str) -> None:

@@ -16,7 +16,8 @@ from flashrl_registry.errors import (
     StoreUnavailableError,
 )
 from flashrl_registry.registry.folders import HISTORY_JSON, check_name
-from flashrl_registry.registry.hub_client import HubClient, Refs
+from flashrl_registry.registry.hub_cache import Refs
+from flashrl_registry.registry.hub_client import HubClient
 from flashrl_registry.registry.hub_files import HubFiles, again, refuse_other_name
 from flashrl_registry.registry.ref import NamedRef, in_order, is_version
 from flashrl_registry.registry.standing import LATEST, Standing, standing_of

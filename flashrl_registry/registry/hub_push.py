@@ -25,9 +25,10 @@ from flashrl_registry.errors import (
 from flashrl_registry.registry.channels import author_of, now
 from flashrl_registry.registry.folders import HISTORY_JSON, MANIFEST_JSON, check_name
 from flashrl_registry.registry.hub import HubStore
-from flashrl_registry.registry.hub_client import Landed, Refs
+from flashrl_registry.registry.hub_cache import Refs
+from flashrl_registry.registry.hub_client import Landed
 from flashrl_registry.registry.hub_heads import Head
-from flashrl_registry.registry.hub_page import page, page_with
+from flashrl_registry.registry.hub_page import page_with
 from flashrl_registry.registry.hybrids import Bundle, HybridPlans, documents_of
 from flashrl_registry.registry.standing import highest
 from flashrl_registry.registry.store import Published
@@ -36,9 +37,9 @@ from flashrl_registry.registry.version import write_version
 if TYPE_CHECKING:
     from flashrl_registry.registry.signing import Signer
 
-_TRIES = 40
+TRIES = 40
 """Enough for dozens of people who publish under one name at the same time."""
-_OUTAGES = 5
+OUTAGES = 5
 """Unclear answers in a row before giving up."""
 
 
@@ -85,8 +86,8 @@ class Push:
     def _publish(self, manifest: Manifest, files: Mapping[str, Path]) -> Published:
         base: Head | None = None
         outages = 0
-        waits = list(self.client.waits(_OUTAGES))
-        for _ in range(_TRIES):
+        waits = list(self.client.waits(OUTAGES))
+        for _ in range(TRIES):
             head = self._head()
             if (published := self._already(head, base, manifest)) is not None:
                 return published
@@ -112,7 +113,7 @@ class Push:
                 return self._proposed(landed.proposal or landed.revision, manifest)
             return self._tagged(landed.commit, manifest, created=True)
         raise ConflictError(
-            f"others published under {self.name} on {self.store.place} {_TRIES} times while this was tried",
+            f"others published under {self.name} on {self.store.place} {TRIES} times while this was tried",
             hint="push again when they are done",
         )
 
@@ -267,55 +268,3 @@ def _changes(before: Plan | HybridPlans, after: Plan | HybridPlans) -> list[str]
     found = diff_plans(before, after)
     changes = [setting.where for setting in found.settings] + [change.names for change in found.tensors]
     return changes[:20]
-
-
-def append(store: HubStore, name: str, event: Event, expected: int) -> History:
-    """Commit a history with one more event; see :meth:`Store.append`."""
-    client = store.client
-    waits = list(client.waits(_OUTAGES))
-    outages, sent = 0, False
-    for _ in range(_TRIES):
-        head = store.heads.head_of(name)
-        events = head.history.events
-        if sent and event in events:
-            return head.history
-        if not head.versions:
-            raise NotFoundError(f"nothing is published as {name} on {store.place}", context={"ref": name})
-        if len(events) != expected:
-            raise ConflictError(
-                f"the history of {name} has {len(events)} events by now, not {expected}",
-                context={"expected": expected, "actual": len(events)},
-            )
-        history = History(name=name, events=[*events, event])
-        add: dict[str, bytes | Path] = {HISTORY_JSON: history.json_file(), **page(store, name, head, history)}
-        try:
-            sent = True
-            client.commit(name, add, [], parent=head.refs.head, title=_title(event))
-        except ConflictError:  # the head moved: by an event, which the next look shows, or by something else
-            continue
-        except StoreUnavailableError:
-            wait = waits[outages]
-            if wait is None:
-                return _last_look(store, name, event)
-            outages += 1
-            client.sleep(wait)
-            continue
-        return history
-    raise ConflictError(f"{name} on {store.place} changed {_TRIES} times while this was tried", hint="try again")
-
-
-def _last_look(store: HubStore, name: str, event: Event) -> History:
-    history = store.heads.head_of(name).history
-    if event in history.events:
-        return history
-    raise StoreUnavailableError(
-        f"nothing was changed in {name}: {store.place} did not accept the commit", hint="try again",
-        context={"endpoint": store.place, "ref": name},
-    )  # fmt: skip
-
-
-def _title(event: Event) -> str:
-    if event.kind == "channel":
-        return f"Channel {event.channel}: {event.previous or 'new'} -> {event.version}"
-    what = f"Evidence of {event.evidence.what} beside" if event.kind == "evidence" else event.kind.capitalize()
-    return f"{what} v{event.version}"

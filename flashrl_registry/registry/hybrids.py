@@ -14,18 +14,12 @@ from flashrl_registry.documents import History, Hybrid, Manifest, Plan, canonica
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, UrlSource
 from flashrl_registry.errors import IntegrityError, InvalidRefError, NotFoundError
-from flashrl_registry.registry.bundle import (
+from flashrl_registry.registry.bundle import PlanBundle, read_bundle, write_bundle
+from flashrl_registry.registry.plan_folders import (
     HYBRID_YAML,
-    PLAN_JSON,
-    PLAN_YAML,
-    PlanBundle,
-    read_bundle,
-    refuse_checkpoint_folder,
-    refuse_file,
     refuse_folder,
-    refuse_other_kind,
+    refuse_hybrid_folder,
     refuse_two_kinds,
-    write_bundle,
 )
 from flashrl_registry.registry.ref import NamedRef
 
@@ -198,17 +192,6 @@ def write_hybrid(folder: Path, bundle: HybridBundle) -> tuple[Path, ...]:
         files += write_bundle(folder / name, plan.plan, profile=plan.profile, sidecar=plan.sidecar)
     write_document(bundle.hybrid, folder / HYBRID_YAML)
     return (*files, folder / HYBRID_YAML)
-
-
-def refuse_hybrid_folder(folder: Path) -> None:
-    """Refuse a folder that a hybrid is not written into.
-
-    Raises:
-        RegistryError: It holds a plan or a checkpoint, or is a file.
-    """
-    refuse_file(folder)
-    refuse_checkpoint_folder(folder)
-    refuse_other_kind(folder, (PLAN_YAML, PLAN_JSON), "plan")
 
 
 def write_any_bundle(folder: Path, bundle: Bundle) -> tuple[Path, ...]:

@@ -213,7 +213,7 @@ def _drop_all(cache: Path, *, dry_run: bool) -> list[Freed]:
 
 
 def _collect(hub: Path, kept: set[str], *, dry_run: bool) -> list[Freed]:
-    from flashrl_registry.registry.hub_client import drop_commits
+    from flashrl_registry.registry.hub_cache import drop_commits
 
     return [Freed(f"{repo} at {commit[:12]}", size) for repo, commit, size in drop_commits(hub, kept, dry_run=dry_run)]
 

@@ -14,14 +14,9 @@ Layout: ``<root>/<namespace>/<name>/<version>/`` with ``manifest.json`` and the 
 import builtins
 import difflib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from flashrl_registry.documents import History, read_document
 from flashrl_registry.documents.history import Event
@@ -33,13 +28,13 @@ from flashrl_registry.errors import (
     FlashRLError,
     IntegrityError,
     NotFoundError,
-    StoreUnavailableError,
 )
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import HISTORY_JSON, check_new_name, entries, version_folder
 from flashrl_registry.registry.hybrids import Bundle, identity_of, one_plan, read_version
 from flashrl_registry.registry.local_listing import list_folder
+from flashrl_registry.registry.local_writing import staging, writing
 from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
 from flashrl_registry.registry.root import REGISTRY_VARIABLE, default_registry_root
 from flashrl_registry.registry.standing import select, standing_of
@@ -47,9 +42,6 @@ from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.version import check_files, read_manifest, sync_folder, write_version
 
 __all__ = ["REGISTRY_VARIABLE", "LocalStore", "default_registry_root"]
-
-_STAGING, _LOCK = ".staging", ".lock"
-_LOCK_SECONDS = 60.0
 
 
 class LocalStore:
@@ -91,9 +83,9 @@ class LocalStore:
             StoreUnavailableError: The folder cannot be written.
         """
         folder = self._folder(name, version)
-        with self._writing():
+        with writing(self.root):
             check_new_name(self.root, name)
-            with self._staging() as stage:
+            with staging(self.root) as stage:
                 manifest = write_version(stage, bundle, name, version)
                 if folder.exists():
                     return self._published_before(bundle, name, version)
@@ -131,7 +123,7 @@ class LocalStore:
             StoreUnavailableError: The folder cannot be written.
         """
         folder = self._folder(name, "0.0.0").parent
-        with self._writing():
+        with writing(self.root):
             if not self.versions(name):
                 raise self._not_found(NamedRef(name))
             history = self.history(name)
@@ -142,7 +134,7 @@ class LocalStore:
                 )
             # Built anew, not copied: the rules about what may follow what are checked.
             history = History(name=name, events=[*history.events, event])
-            with self._staging() as stage:
+            with staging(self.root) as stage:
                 file = stage / HISTORY_JSON
                 with file.open("wb") as handle:
                     handle.write(history.json_file())
@@ -268,46 +260,3 @@ class LocalStore:
                 context={"ref": ref, "expected": there.digest, "actual": bundle.digest, "fields": fields},
             )
         return replace(self._manifest(name, version), created=False)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """The lock, and what a file system that cannot be written says."""
-        try:
-            with self._locked():
-                yield
-        except OSError as exc:
-            raise StoreUnavailableError(
-                f"the registry at {self.root} cannot be written: {exc}",
-                hint=f"make the folder writable, or set {REGISTRY_VARIABLE} to another one",
-                context={"store": str(self.root)},
-            ) from exc
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / _LOCK, timeout=_LOCK_SECONDS)
-        try:
-            lock.acquire()
-        except Timeout as exc:
-            raise StoreUnavailableError(
-                f"another process has been publishing to {self.root} for {_LOCK_SECONDS:.0f} seconds",
-                hint="wait for it to end and publish again",
-                context={"store": str(self.root)},
-            ) from exc
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        """A folder in the registry's own file system; under the lock, whatever else lies there is dead."""
-        staging = self.root / _STAGING
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        try:
-            folder = Path(tempfile.mkdtemp(dir=staging))
-            folder.chmod(0o755)
-            yield folder
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashrl_registry.documents import Manifest
-from flashrl_registry.registry.bundle import PLAN_JSON
+from flashrl_registry.registry.plan_folders import PLAN_JSON
 
 
 def plans_in(manifest: Manifest) -> list[str]:

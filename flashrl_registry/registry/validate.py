@@ -6,7 +6,8 @@ from pathlib import Path
 
 from flashrl_registry.documents import Document, Plan, Profile, read_any
 from flashrl_registry.errors import FlashRLError
-from flashrl_registry.registry.bundle import PLAN_JSON, PLAN_YAML, bundle_around, check_sidecar, read_bundle
+from flashrl_registry.registry.bundle import bundle_around, check_sidecar, read_bundle
+from flashrl_registry.registry.plan_folders import PLAN_JSON, PLAN_YAML
 from flashrl_registry.registry.search import Found, find_documents
 
 

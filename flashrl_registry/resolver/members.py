@@ -21,9 +21,9 @@ from flashrl_registry.registry import (
     open_bundle,
     parse_ref,
 )
-from flashrl_registry.registry.bundle import refuse_two_kinds
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle
 from flashrl_registry.registry.open import open_any
+from flashrl_registry.registry.plan_folders import refuse_two_kinds
 from flashrl_registry.registry.ref import with_digest
 from flashrl_registry.resolver.locked import locked_reference
 

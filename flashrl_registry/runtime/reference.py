@@ -17,9 +17,9 @@ from flashrl_registry.interop.detect import Source, detect
 from flashrl_registry.interop.drafts import HYBRID_YAML
 from flashrl_registry.interop.locate import locate
 from flashrl_registry.registry import PathRef, PlanRef, parse_ref, read_bundle
-from flashrl_registry.registry.bundle import PLAN_YAML
 from flashrl_registry.registry.local import REGISTRY_VARIABLE
 from flashrl_registry.registry.locking import LOCK_FILE
+from flashrl_registry.registry.plan_folders import PLAN_YAML
 from flashrl_registry.resolver import lock_in_place, locked_reference
 from flashrl_registry.runtime.log import logger
 

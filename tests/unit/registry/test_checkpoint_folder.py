@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flashrl_registry.errors import RegistryError
-from flashrl_registry.registry.bundle import refuse_checkpoint_folder
+from flashrl_registry.registry.plan_folders import refuse_checkpoint_folder
 
 
 def test_a_folder_that_holds_a_checkpoint_is_refused(tmp_path: Path) -> None:
