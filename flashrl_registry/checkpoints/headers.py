@@ -90,7 +90,10 @@ def read_checkpoint(folder: Path, name: str | None = None) -> CheckpointIndex:
     for file in files:
         for tensor, spec, location in _read_header(file):
             if tensor in specs:
-                raise CheckpointError(f"{tensor} is in two files: {locations[tensor].file.name} and {file.name}")
+                raise CheckpointError(
+                    f"{folder}: {tensor} is in two files: {locations[tensor].file.name} and {file.name}",
+                    hint="one of them does not belong to the checkpoint; move it away",
+                )
             specs[tensor], locations[tensor] = spec, location
     if weight_map is not None:
         check_weight_map(weight_map, {tensor: place.file.name for tensor, place in locations.items()}, str(folder))

@@ -6,6 +6,7 @@ factor is 1, and the columns that read it are left out of every fit and every co
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from flashrl_registry.profiling.linear import (
     blank_dead,
     read_sample,
 )
+from flashrl_registry.profiling.plausible import wrong_rows
 
 NEAREST_BELOW, GPTQ_ABOVE = 0.345, 0.355
 """Residual in codes, root mean square: rounding to nearest leaves 0.289 to 0.314, up to 0.341 behind a norm of
@@ -64,6 +66,21 @@ def factor_fault(factor_O: F32) -> str | None:
     return f"has no positive, finite factor in {int(bad.sum())} of {bad.size} channels (the first is {bad.argmax()})"
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What requantizing a linear showed.
+
+    Attributes:
+        facts: Shares and distances in codes; None where something is not finite.
+        used: Which columns have a code other than zero; None where not every row was looked at.
+        wrong_rows: Rows that are not explained although the linear is.
+    """
+
+    facts: LinearFacts | None
+    used: NDArray[np.uint8] | None
+    wrong_rows: list[int]
+
+
 def linear_facts(
     pair: Pair,
     linear: Linear,
@@ -72,7 +89,7 @@ def linear_facts(
     *,
     every_row: bool,
     taken: SampledRows | None = None,
-) -> tuple[LinearFacts | None, NDArray[np.uint8] | None]:
+) -> Compared:
     """Requantize a linear with a profile's factors and compare with the checkpoint's own codes.
 
     Args:
@@ -82,25 +99,22 @@ def linear_facts(
         rows_O: Factor of its own output channels, or None.
         every_row: Look at all rows; otherwise at the sample.
         taken: The sample where it was read before; it is written to.
-
-    Returns:
-        Shares and distances in codes, None where something is not finite; and where every row was looked at, which
-        columns have a code other than zero.
     """
     if not every_row:
         taken = taken or read_sample(pair, linear)
         factors = None if rows_O is None else rows_O[taken.rows]
         parts = columns.at(taken.rows // linear.part_rows)
-        return _looked_at(pair, taken.linear, parts, factors, iter([(0, taken.weight_RI, taken.codes_RI)]), None), None
+        found = _looked_at(pair, taken.linear, parts, factors, iter([(0, taken.weight_RI, taken.codes_RI)]), None)
+        return replace(found, wrong_rows=taken.rows[found.wrong_rows].tolist())
     used: NDArray[np.uint8] = np.zeros(linear.num_columns, np.uint8)
     chunks = ((start, *pair.rows(linear, start, stop)) for start, stop in all_chunks(pair, linear))
-    return _looked_at(pair, linear, columns, rows_O, chunks, used), used
+    return _looked_at(pair, linear, columns, rows_O, chunks, used)
 
 
 def _looked_at(  # noqa: PLR0917 - one thing in six parts
     pair: Pair, linear: Linear, columns: Columns, rows_O: F32 | None, chunks: Iterator[tuple[int, Weight, Bytes]],
     used: NDArray[np.uint8] | None,
-) -> LinearFacts | None:  # fmt: skip
+) -> Compared:  # fmt: skip
     """Facts of a linear whose rows come in chunks: first row, weights, codes."""
     table = np.empty((linear.num_rows, layout.NUM_FACTS))
     num_blank = 0
@@ -112,8 +126,10 @@ def _looked_at(  # noqa: PLR0917 - one thing in six parts
         factor = np.ones(stop - start, np.float32) if rows_O is None else rows_O[start:stop]
         _compare(pair.loops, linear, columns, (weight, codes), start, factor, table[start:stop])
     if not np.isfinite(table).all() or table[:, layout.NOT_FINITE].any():
-        return None
-    return _facts(linear, table, linear.num_rows * linear.num_columns, num_blank, used)
+        return Compared(None, used, [])
+    facts = _facts(linear, table, linear.num_rows * linear.num_columns, num_blank, used)
+    left, noise, signal = (table[:, column] for column in (layout.RESIDUAL, layout.NOISE, layout.SIGNAL))
+    return Compared(facts, used, wrong_rows(left, noise, signal, linear.num_columns).tolist())
 
 
 def _compare(  # noqa: PLR0917 - the compiled loop takes them all

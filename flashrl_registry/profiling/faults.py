@@ -39,7 +39,7 @@ def refuse(faults: Sequence[Fault], what: str, *, hint: str | None = None) -> No
     names_by_reason: dict[str, list[str]] = defaultdict(list)
     for fault in faults:
         names_by_reason[fault.reason].append(fault.name)
-    lines = [f"{what}: {len(faults)} faults"]
+    lines = [f"{what}: {len(faults)} fault{'s' * (len(faults) != 1)}"]
     for reason, names in names_by_reason.items():
         lines += [f"  {family}: {reason}" for family in factor(names)]
     raise CheckpointMismatchError(

@@ -15,10 +15,19 @@ import numpy as np
 from flashrl_registry.documents.profile import ChannelMap
 from flashrl_registry.profiling.changes import ChangedVector
 from flashrl_registry.profiling.channels import Heads, channel_maps, mapped
+from flashrl_registry.profiling.correspondence import scale_name
 from flashrl_registry.profiling.facts import factor_fault
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, SampledRows, row_factor
+from flashrl_registry.profiling.plausible import (
+    TOLERATED,
+    TOLERATED_IN_FITS,
+    TOLERATED_NEAR_ZERO,
+    octaves_from_median,
+    some,
+    wrong_columns,
+)
 from flashrl_registry.profiling.relations import Relation, is_measured_always
 
 LARGEST_RESIDUAL = 0.75
@@ -142,6 +151,7 @@ class Feeding:
             floor = sample.fit()[1]
         if best <= _limit(floor):
             self.fed[linear.name] = fed
+            self._check_columns(sample, fed)
         else:
             self.unexplained[linear.name] = floor
 
@@ -149,7 +159,7 @@ class Feeding:
         """Some rows; None, and a fault, where they cannot be used."""
         sample = Sample(self.pair, linear)
         if not sample.is_finite:
-            reason = "holds weights that are not finite"
+            reason = "holds weights or codes that are not finite"
         elif not sample.y_RI.any() and sample.x_RI.any():
             reason = "has codes that are all zero, and weights that are not"
         else:
@@ -195,6 +205,30 @@ class Feeding:
         self.fed[target.name] = fed
         self.unexplained.pop(target.name, None)
         self.row_groups.setdefault(source.name, (channels, []))[1].append(target.name)
+        self._check_columns(sample, fed)
+
+    def _check_columns(self, sample: Sample, fed: Fed) -> None:
+        """A fault where what explains the linear as a whole does not explain some of its columns."""
+        tolerated = TOLERATED if fed.source not in self.linears else TOLERATED_IN_FITS
+        wrong = wrong_columns(
+            sample, fed.columns, TOLERATED_NEAR_ZERO if fed.offset else tolerated, carries_rows=fed.carries_rows
+        )
+        if not wrong.any():
+            return
+        which = some(np.flatnonzero(wrong), wrong.size, "channels")
+        name, reason = fed.linear.name, f"has columns that carry a factor, and nothing that feeds them does: {which}"
+        self.excused.add(name)
+        if fed.source is not None:
+            reason = f"has columns that do not carry the factor of {fed.source}: {which}"
+        if fed.source is not None and fed.source in self.linears:
+            reason += "; one of the two has a wrong scale or wrong codes there"
+            with np.errstate(all="ignore"):
+                octaves = octaves_from_median(1 / fed.columns.inv_EI[0])
+            if (octaves[wrong] > np.log2(TOLERATED_IN_FITS)).all():  # no other row has such a factor: it is the source
+                self.excused.add(fed.source)
+                name = scale_name(fed.source, self.pair.form)
+                reason = f"gives rows a factor that the columns of {fed.linear.name} do not carry: {which}"
+        self.faults.append(Fault(name, reason))
 
     def _row_factor(self, linear: Linear) -> tuple[F32, Mask]:
         if linear.name not in self.rows:

@@ -17,11 +17,13 @@ from flashrl_registry.documents.names import natural_key
 from flashrl_registry.documents.profile import ChannelMap
 from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized
 from flashrl_registry.profiling.channels import Heads, feeding_rows
-from flashrl_registry.profiling.facts import factor_fault, linear_facts
+from flashrl_registry.profiling.correspondence import scale_name
+from flashrl_registry.profiling.facts import Compared, factor_fault, linear_facts
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL, Fed, Feeding
 from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import Columns, Linear, Pair, read_linear
+from flashrl_registry.profiling.plausible import far_factors, some, wrong_scales
 from flashrl_registry.profiling.relations import find_relations
 
 Role = Literal["quantized", "rescaled", "unchanged"]
@@ -128,6 +130,12 @@ class Layer:
             self._result.faults.append(Fault(name, reason))
             return
         order = hints[0].targets if hints else ()
+        claimed = {entry.linear.name for entry in fed}
+        for target in order:  # codes that say of themselves that nothing feeds them, behind a norm that was changed
+            lacks = target in self._found.fed and target not in claimed and target not in self._found.excused
+            if lacks and self._found.linears[target].num_columns == factor.size:
+                reason = f"does not carry the factor of {name}, which feeds it by its name and was changed"
+                self._result.faults.append(Fault(target, reason))
         targets = sorted(
             (entry.linear.name for entry in fed),
             key=lambda target: (order.index(target) if target in order else len(order), natural_key(target)),
@@ -169,6 +177,13 @@ class Layer:
                 self._result.faults.append(Fault(name, reason))
                 self._found.excused.add(name)
                 continue
+            scale = scale_name(name, self._pair.form)
+            known = any(fault.name == scale for fault in self._result.faults)
+            if len(far := far_factors(factor[feeds])) and not known:
+                reason = f"is a million times too large or too small: {some(far, int(feeds.sum()), 'rows')}"
+                self._result.faults.append(Fault(scale, reason))
+                self._found.excused.add(name)
+                continue
             factor = np.where(feeds, factor, np.float32(1))
             self._found.rows[name] = factor, dead
             self._add_group(name, "linear", targets, factor, dead & feeds, channels=channels)
@@ -194,30 +209,40 @@ class Layer:
             if name in self._found.fed and name not in self._found.excused:
                 fed = self._found.fed[name]
                 rows = self._found.rows[name][0] if name in self._found.row_groups else None
-                facts, columns = linear_facts(
+                compared = linear_facts(
                     self._pair, linear, fed.columns, rows,
                     every_row=self._every_row, taken=self._found.samples.pop(name, None),
                 )  # fmt: skip
-                if columns is not None:
-                    used[name] = columns
-                self._judge(fed, facts)
+                if compared.used is not None:
+                    used[name] = compared.used
+                self._judge(fed, compared, rows)
             elif name in self._found.unexplained and name not in self._found.excused:
                 self._result.faults.append(Fault(name, self._unexplained_reason(name)))
             self._tick(name)
         if self._every_row:
             self._result.groups = [self._with_dead_channels(group, used) for group in self._result.groups]
 
-    def _judge(self, fed: Fed, facts: LinearFacts | None) -> None:
-        name = fed.linear.name
+    def _judge(self, fed: Fed, compared: Compared, rows: F32 | None) -> None:
+        facts, name = compared.facts, fed.linear.name
         if facts is None:
-            self._result.faults.append(Fault(name, "holds weights that are not finite"))
+            self._result.faults.append(Fault(name, "holds weights or codes that are not finite"))
         elif facts.residual_rms <= LARGEST_RESIDUAL:
             self._result.facts.append(facts)
+            self._add_single_rows(fed, compared, rows)
         elif fed.carries_rows and name not in self._found.row_groups:
             reason = "has rows that carry a factor, and no linear of its layer divides it out"
             self._result.faults.append(Fault(name, reason))
         else:
             self._result.faults.append(Fault(name, _not_explained(fed.source)))
+
+    def _add_single_rows(self, fed: Fed, compared: Compared, rows: F32 | None) -> None:
+        linear = fed.linear
+        if wrong := wrong_scales(self._pair, linear, fed.columns, rows):
+            reason = f"does not fit the weights and the codes: {some(wrong, linear.num_rows, 'rows')}"
+            self._result.faults.append(Fault(scale_name(linear.name, self._pair.form), reason))
+        elif compared.wrong_rows:
+            reason = f"has rows whose codes are not its weights: {some(compared.wrong_rows, linear.num_rows, 'rows')}"
+            self._result.faults.append(Fault(linear.name, reason))
 
     def _unexplained_reason(self, name: str) -> str:
         hint, floor = self._found.hints.get(name), self._found.unexplained[name]

@@ -202,9 +202,9 @@ class SampledRows:
         return int(self.weight_RI.nbytes + self.codes_RI.nbytes)
 
 
-def read_sample(pair: Pair, linear: Linear) -> SampledRows:
-    """Read the sample of a linear into new memory."""
-    blocks = sampled_blocks(linear)
+def read_sample(pair: Pair, linear: Linear, blocks: list[tuple[int, int]] | None = None) -> SampledRows:
+    """Read the sample of a linear, or the row ranges that are named, into new memory."""
+    blocks = blocks or sampled_blocks(linear)
     rows = np.concatenate([np.arange(start, stop) for start, stop in blocks])
     is_half = pair.reference.index.specs[linear.name].dtype == "bfloat16"
     weight_RI: Weight = np.empty((len(rows), linear.num_columns), np.uint16 if is_half else np.float32)
@@ -235,10 +235,10 @@ def _float32(pair: Pair, weight_RI: Weight) -> F32:
 class Sample:
     """Some rows of a linear in units of one code: ``x`` is the weight, ``y`` what its codes stand for."""
 
-    def __init__(self, pair: Pair, linear: Linear) -> None:
+    def __init__(self, pair: Pair, linear: Linear, blocks: list[tuple[int, int]] | None = None) -> None:
         self.linear = linear
         self._pair = pair
-        self.taken = read_sample(pair, linear)
+        self.taken = read_sample(pair, linear, blocks)
         self.rows, sample, codes = self.taken.rows, self.taken.linear, self.taken.codes_RI
         self.x_RI: F32 = _float32(pair, self.taken.weight_RI)
         self.x_RI /= _grid_rows(sample.scale_PJ, sample, 0, len(codes))

@@ -24,6 +24,7 @@ from flashrl_registry.profiling.layout import F32
 from flashrl_registry.profiling.linear import Columns, Pair, read_linear
 from flashrl_registry.profiling.output import PICKLES, StoredVector, document_path
 from flashrl_registry.profiling.pair import CheckedPair, check_pair, open_pair
+from flashrl_registry.profiling.plausible import some
 from flashrl_registry.profiling.work import stored_vectors
 
 TOLERANCE = 0.03
@@ -149,12 +150,16 @@ class _Replay:
         group = self._columns.get(name)
         columns = Columns.ones(linear.num_columns) if group is None else self._factor(group)
         rows = self._vector(f"inv_smoothing/{name}") if name in self._rows else None
-        facts, _ = linear_facts(pair, linear, columns, rows, every_row=True)
+        compared = linear_facts(pair, linear, columns, rows, every_row=True)
+        facts = compared.facts
         if facts is None:
-            return None, [*faults, Fault(name, "holds weights that are not finite")]
+            return None, [*faults, Fault(name, "holds weights or codes that are not finite")]
         recorded = self._recorded.get(name)
         if facts.residual_rms > LARGEST_RESIDUAL:
             faults.append(Fault(name, "is not explained by the profile's vectors"))
+        elif compared.wrong_rows:
+            which = some(compared.wrong_rows, linear.num_rows, "rows")
+            faults.append(Fault(name, f"has rows that are not explained by the profile's vectors: {which}"))
         elif recorded is not None and abs(facts.codes_equal - recorded.codes_equal) > self._tolerance:
             reason = f"has {facts.codes_equal:.1%} of its codes equal, and the profile says {recorded.codes_equal:.1%}"
             faults.append(Fault(name, reason))

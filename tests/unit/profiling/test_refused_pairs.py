@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flashrl_registry.errors import CheckpointError, CheckpointMismatchError, ProfilingError
-from flashrl_registry.profiling import profile_pair
+from flashrl_registry.profiling import profile_pair, verify_profile
 
 L0 = "model.layers.0."
 UP, DOWN, GATE = (f"{L0}mlp.{name}_proj.weight" for name in ("up", "down", "gate"))
@@ -155,6 +155,141 @@ def test_a_pair_that_does_not_correspond_is_refused_by_name(
     assert reason in str(caught.value)
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+WIDE = 8192
+"""Rows of a linear of which most are in no sample, and whose average hides one."""
+
+
+def widen(pair: Any) -> None:
+    """Give both layers an mlp of many channels, with factors as before."""
+    generator = torch.Generator().manual_seed(11)
+    for layer in range(2):
+        prefix = f"model.layers.{layer}."
+        norm = pair.inv_smoothing[f"{prefix}post_attention_layernorm.weight"]
+        rows = torch.exp2(torch.randint(-1, 2, (WIDE,), generator=generator).float())
+        pair.inv_smoothing[f"{prefix}mlp.up_proj.weight"] = rows
+        for leaf, shape in (("gate", (WIDE, 32)), ("up", (WIDE, 32)), ("down", (32, WIDE))):
+            name = f"{prefix}mlp.{leaf}_proj.weight"
+            pair.reference[name] = torch.randn(*shape, generator=generator).to(torch.bfloat16)
+            folded = pair.reference[name].float() / (rows if leaf == "down" else norm)
+            folded = folded * rows[:, None] if leaf == "up" else folded
+            scale = (folded.abs().amax(dim=1, keepdim=True) / 127).to(torch.bfloat16)
+            pair.quantized[name] = (folded / scale.float()).round().clamp(-128, 127).to(torch.int8)
+            pair.quantized[f"{name}_scale"] = scale
+
+
+def scale_by(name: str, row: int, factor: float) -> Callable[[Any], None]:
+    def apply(pair: Any) -> None:
+        pair.quantized[f"{name}_scale"] = pair.quantized[f"{name}_scale"].clone()
+        pair.quantized[f"{name}_scale"][row] *= factor
+
+    return apply
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e6, 1e3, 1e-3, 1e-6, 1e-30])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (UP, f"gives rows a factor that the columns of {DOWN} do not carry: 1 of 8192 channels (the first is 100)"),
+        (GATE, "does not fit the weights and the codes: 1 of 8192 rows (the first is 100)"),
+    ],
+    ids=["up_proj, whose rows are fitted", "gate_proj"],
+)
+def test_a_scale_that_is_absurd_in_one_row_is_refused_by_name_although_the_average_is_good(
+    pair: Any, tmp_path: Path, name: str, reason: str, factor: float
+) -> None:
+    """The row is in no sample, and one of thousands."""
+    widen(pair)
+    profile_pair(*pair.write(), tmp_path / "good")
+    scale_by(name, 100, factor)(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert caught.value.context["faults"] == [{"name": f"{name}_scale", "reason": reason}]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [UP, GATE])
+@pytest.mark.parametrize("factor", [1e30, 1e3, 1e-3, 1e-30])
+def test_an_absurd_scale_is_refused_where_every_row_is_looked_at_too(
+    pair: Any, tmp_path: Path, name: str, factor: float
+) -> None:
+    widen(pair)
+    scale_by(name, 100, factor)(pair)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out", every_row=True)
+    (fault,) = caught.value.context["faults"]
+    assert fault["name"] in {name, f"{name}_scale"}
+
+
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+def test_a_row_whose_scale_is_somewhat_wrong_is_found_where_every_row_is_looked_at(
+    pair: Any, tmp_path: Path, factor: float
+) -> None:
+    widen(pair)
+    good = pair.write()
+    document, _ = profile_pair(*good, tmp_path / "good")
+    scale = pair.quantized[f"{GATE}_scale"]
+    scale_by(GATE, 100, factor)(pair)
+    folders = pair.write()
+    profile_pair(*folders, tmp_path / "sampled")
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*folders, tmp_path / "out", every_row=True)
+    reason = "has rows whose codes are not its weights: 1 of 8192 rows (the first is 100)"
+    assert caught.value.context["faults"] == [{"name": GATE, "reason": reason}]
+    with pytest.raises(CheckpointMismatchError, match="has rows that are not explained by the profile's vectors: 1 of"):
+        verify_profile(tmp_path / "sampled", *folders)
+    pair.quantized[f"{GATE}_scale"] = scale
+    verify_profile(document, *pair.write())
+
+
+def requantize(pair: Any, name: str, columns: torch.Tensor) -> None:
+    folded = pair.reference[name].float() / columns
+    scale = folded.abs().amax(dim=1, keepdim=True) / 127
+    pair.quantized[name], pair.quantized[f"{name}_scale"] = (folded / scale).round().to(torch.int8), scale
+
+
+@pytest.mark.parametrize("wrong", [8.0, 1 / 4])
+def test_a_linear_that_lacks_the_factor_of_one_channel_of_its_norm_is_refused_by_name(
+    pair: Any, tmp_path: Path, wrong: float
+) -> None:
+    """One of a thousand columns, which the average over them hides."""
+    generator = torch.Generator().manual_seed(5)
+    factor = torch.exp2(torch.randint(-3, 4, (1024,), generator=generator).float())
+    norm = torch.randn(1024, generator=generator).to(torch.bfloat16)
+    weight = torch.randn(64, 1024, generator=generator) * factor
+    weight[:, 700] = weight[:, 700] / 14
+    pair.reference = {NORM: norm, Q: weight.to(torch.bfloat16)}
+    pair.quantized = {NORM: (norm.float() * factor).to(torch.bfloat16)}
+    requantize(pair, Q, factor)
+    profile_pair(*pair.write(), tmp_path / "good")
+    factor[700] *= wrong
+    pair.quantized[NORM] = (norm.float() * factor).to(torch.bfloat16)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    reason = f"has columns that do not carry the factor of {NORM}: 1 of 1024 channels (the first is 700)"
+    assert caught.value.context["faults"] == [{"name": Q, "reason": reason}]
+
+
+def test_a_linear_that_was_not_smoothed_behind_a_norm_that_was_is_refused_by_name(pair: Any, tmp_path: Path) -> None:
+    requantize(pair, GATE, torch.ones(32))
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    norm = f"{L0}post_attention_layernorm.weight"
+    reason = f"does not carry the factor of {norm}, which feeds it by its name and was changed"
+    assert caught.value.context["faults"] == [{"name": GATE, "reason": reason}]
+
+
+def test_rows_that_are_almost_zero_are_no_fault(pair: Any, tmp_path: Path) -> None:
+    """Their scales are far from the others', and fit."""
+    widen(pair)
+    for name in (GATE, DOWN):
+        rows = slice(20, 24)
+        pair.reference[name][rows] = (pair.reference[name][rows].float() * 1e-6).to(torch.bfloat16)
+        pair.quantized[f"{name}_scale"][rows] *= 1e-6
+    pair.reference[GATE][40], pair.quantized[GATE][40], pair.quantized[f"{GATE}_scale"][40] = 0, 0, 1e-10
+    profile_pair(*pair.write(), tmp_path / "out")
+    profile_pair(*pair.write(), tmp_path / "every", every_row=True)
 
 
 @pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf"])
