@@ -44,8 +44,16 @@ FULL = """
 import resource, sys
 from flashrl_cli.app import run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(run("flashrl", sys.argv[2:]))
+sys.exit(run(sys.argv[2], sys.argv[3:]))
 """
+
+
+def run_full(limit: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process whose files can be no larger than so many bytes."""
+    root = Path(__file__).parents[3]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "cli"), *sys.path])}
+    line = [sys.executable, "-c", FULL, str(limit), *command]
+    return subprocess.run(line, env=environ, capture_output=True, text=True, check=False)
 
 
 def test_a_disk_that_does_not_hold_the_report_leaves_an_older_profile_as_it_was(pair: Any, tmp_path: Path) -> None:
@@ -62,10 +70,7 @@ def test_a_disk_that_does_not_hold_the_report_leaves_an_older_profile_as_it_was(
     reference, quantized = map(str, pair.write())
     limit = max(len(data) for file, data in before.items() if not file.endswith(".html")) + 4096
     assert limit < len(before["profile.html"])
-    root = Path(__file__).parents[3]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "cli"), *sys.path])}
-    line = [sys.executable, "-c", FULL, str(limit), *command, "-m", reference, "-qm", quantized, "--json"]
-    ran = subprocess.run(line, env=environ, capture_output=True, text=True, check=False)
+    ran = run_full(limit, "flashrl", *command, "-m", reference, "-qm", quantized, "--json")
     assert ran.returncode == 1, ran.stderr
     error = json.loads(ran.stdout)["error"]
     assert error["message"] == f"{out / 'profile.html'} cannot be written: File too large"
@@ -83,3 +88,13 @@ def test_a_report_whose_place_is_taken_by_a_folder_is_named_and_nothing_is_writt
     assert run("flashrl", command) == 1
     assert f"{tmp_path / 'out' / 'profile.html'} cannot be written: Is a directory" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["profile.html"]
+
+
+def test_a_report_that_a_disk_does_not_hold_is_named_by_the_report_command_too(pair: Any, tmp_path: Path) -> None:
+    reference, quantized = map(str, pair.write())
+    assert run("flashrl", ["profile", "-m", reference, "-qm", quantized, "-o", str(tmp_path / "out")]) == 0
+    page = tmp_path / "page.html"
+    ran = run_full(4096, "flashrl-registry", "report", str(tmp_path / "out"), "-o", str(page))
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"error: {page}: File too large")
+    assert {file.name for file in tmp_path.iterdir()} == {"reference", "quantized", "out"}
