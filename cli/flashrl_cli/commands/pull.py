@@ -67,15 +67,24 @@ def pull(  # noqa: PLR0917 - typer passes by name
         as_json=as_json,
     )
     warn(bundle.warnings, as_json=as_json)
+    lock = ref.partition("#")[0]
+    if lock_references_in(lock) is not None:
+        _remember(lock, as_json=as_json)
+
+
+def _remember(file: str, *, as_json: bool) -> None:
+    """What a lock that was pulled needs is for ``gc`` to keep."""
+    from flashrl_registry.documents import Lock, read_document
+    from flashrl_registry.registry.keeping import keep_for
+
+    lock = Path(file).expanduser()
+    warn(keep_for(local_store().root, lock, read_document(lock, Lock)), as_json=as_json)
 
 
 def _pull_lock(
     file: str, entries: list[str], *, allow_stale: bool, require_signature: bool, trusted: list[Path] | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from flashrl_registry.documents import Lock, read_document
-    from flashrl_registry.registry.keeping import keep_for
-
     pulled = []
     for entry in entries:
         with output.transferring(f"pulling {entry}", enabled=not as_json):
@@ -84,7 +93,6 @@ def _pull_lock(
             )
         pulled.append({"ref": entry, "digest": bundle.digest, "origin": bundle.origin, "signed_by": bundle.signed_by})
         warn(bundle.warnings, as_json=as_json)
-    place = Path(file).expanduser()
-    warn(keep_for(local_store().root, place, read_document(place, Lock)), as_json=as_json)
+    _remember(file, as_json=as_json)
     rows = [(item["ref"], str(item["digest"])[:19], item["origin"]) for item in pulled]
     output.result({"lock": file, "plans": pulled}, output.table(("PLAN", "DIGEST", "FROM"), rows), as_json=as_json)

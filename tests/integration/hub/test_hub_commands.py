@@ -227,9 +227,12 @@ def test_gc_knows_the_locks_that_were_written_or_pulled_here(tmp_path: Path, use
     ok(user("lock", f"hf://{NAME}@main", "-o", "jobs/plans.lock"))
     (tmp_path / "two").mkdir()
     shutil.copy(tmp_path / "one" / "jobs" / "plans.lock", tmp_path / "two" / "copy.lock")
+    (tmp_path / "three").mkdir()
+    shutil.copy(tmp_path / "one" / "jobs" / "plans.lock", tmp_path / "three" / "copy.lock")
     ok(user("pull", "copy.lock", machine="two"))
+    ok(user("pull", f"copy.lock#hf://{NAME}@main", machine="three"))
     ok(user("push", OTHER, f"hf://{NAME}@1.1.0"))
-    for machine, lock in (("one", "jobs/plans.lock"), ("two", "copy.lock")):
+    for machine, lock in (("one", "jobs/plans.lock"), ("two", "copy.lock"), ("three", "copy.lock")):
         ok(user("pull", f"hf://{NAME}", machine=machine))  # no branch and no tag names the locked commit any more
         ok(user("gc", machine=machine))
         ok(user("show", lock, machine=machine, HF_HUB_OFFLINE="1"))
