@@ -18,12 +18,12 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _COMPARED_BYTES = 1 << 19
 _REMOTE_BYTES = 8 << 20
 """Tensors of at most this size are compared whole where bytes come over the network."""
-_BITS: dict[str, tuple[type[np.signedinteger], type[np.unsignedinteger], int]] = {
-    "bfloat16": (np.int16, np.uint16, 0x7F80),
-    "float16": (np.int16, np.uint16, 0x7C00),
-    "float32": (np.int32, np.uint32, 0x7F800000),
+_BITS: dict[str, tuple[type[np.signedinteger], type[np.unsignedinteger], int, int]] = {
+    "bfloat16": (np.int16, np.uint16, 0x7F80, 0xFF80),
+    "float16": (np.int16, np.uint16, 0x7C00, 0xFC00),
+    "float32": (np.int32, np.uint32, 0x7F800000, 0xFF800000),
 }
-"""Integers of a float's width, and the bits of its exponent."""
+"""Integers of a float's width, and the bits of infinity and of minus infinity: what is above either is NaN."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def _compared(pair: Pair, name: str) -> Literal["same", "differs", "not finite"]
 
 def _all_finite(data: Bytes, dtype: str) -> bool:
     """Whether no float has all bits of its exponent: the largest positive and the largest negative bits tell."""
-    signed, unsigned, exponent = _BITS[dtype]
-    sign = np.iinfo(signed).max + 1
-    return bool(data.view(signed).max() < exponent and data.view(unsigned).max() < sign + exponent)
+    signed, unsigned, positive, negative = _BITS[dtype]
+    largest = np.maximum.reduce
+    return bool(largest(data.view(signed)) < positive and largest(data.view(unsigned)) < negative)
 
 
 def _compared_rows(pair: Pair, name: str, *, sampled: bool) -> Literal["same", "differs", "not finite"]:

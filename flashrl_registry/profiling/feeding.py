@@ -9,6 +9,7 @@ where a factor is near one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -126,14 +127,19 @@ class Feeding:
         """No factor, and every vector that changed and fits; what the name hints at comes first."""
         hint = self.hints.get(linear.name)
         found: list[tuple[str | None, int, Columns]] = [(None, 0, Columns.ones(linear.num_columns))]
-        for name, vector in self.changed.items():
-            if name.endswith(".bias"):
-                continue  # what is added is no factor; it goes with the weight beside it
-            for offset, (factor, dead) in vector.factors.items():
-                if factor.size == linear.num_columns:
-                    found.append((name, offset, Columns.of(factor, dead)))
+        found += [entry for entry in self._by_vectors if entry[2].inv_EI.shape[1] == linear.num_columns]
         expected = hint.source if hint is not None and hint.source in self.changed else None
         return sorted(found, key=lambda candidate: (candidate[0] != expected, candidate[0] is not None))
+
+    @cached_property
+    def _by_vectors(self) -> list[tuple[str | None, int, Columns]]:
+        """The quotients of vectors that changed; what is added is no factor and goes with the weight beside it."""
+        return [
+            (name, offset, Columns.of(factor, dead))
+            for name, vector in self.changed.items()
+            if not name.endswith(".bias")
+            for offset, (factor, dead) in vector.factors.items()
+        ]
 
     def _feed_by_vector(self, linear: Linear) -> None:
         sample = self._sample(linear)

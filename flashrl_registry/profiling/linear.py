@@ -257,7 +257,10 @@ class Sample:
 
     @property
     def is_finite(self) -> bool:
-        """Every weight and every code is a number."""
+        """Every weight and every code is a number: one that is not shows in the sums, which are looked at first."""
+        with np.errstate(all="ignore"):
+            if np.isfinite(self.x_RI.sum()) and np.isfinite(self._squares_R).all():
+                return True
         return bool(np.isfinite(self.x_RI).all() and np.isfinite(self.y_RI).all())
 
     def residuals(self, columns: Columns) -> tuple[float, float]:
@@ -282,6 +285,15 @@ class Sample:
             usable = (below > 0) & (above > 0)  # a factor is positive
             best = (squares - np.where(usable, above * above / below, 0.0)).sum() / max(1, count)
         return float(np.sqrt(max(fixed, 0.0))), float(np.sqrt(max(best, 0.0)))
+
+    def row_factor(self, columns: Columns) -> F64:
+        """The best factor of each row for a factor of the columns; 1 where there is none."""
+        at = columns.at(self.rows // self.linear.part_rows)
+        inverse = at.inv_EI if at.dead_EI is None else np.where(at.dead_EI, np.float32(0), at.inv_EI)
+        above, below = np.empty(len(self.rows)), np.empty(len(self.rows))
+        self._pair.loops.moments(self.x_RI, self.y_RI, np.ascontiguousarray(inverse, np.float32), above, below)
+        found: F64 = np.divide(above, below, out=np.ones_like(above), where=below > 0)
+        return found
 
     def fit(self, rounds: int = 4) -> tuple[NDArray[np.float64], float]:
         """The best factor of the columns there is, whatever its source: ``y ~ rows * x * factor``, rank one.

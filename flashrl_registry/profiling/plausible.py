@@ -29,8 +29,8 @@ _EXPLAINED = 0.25
 """Share of the codes' squares that the other factor may leave."""
 _QUIET = 2.0
 """Codes, root mean square, up to which rounding leaves nothing to fit."""
-_VANISHING = 1e-25
-"""Sums of squares from which down float32 loses digits."""
+_STEP = 4
+"""Every fourth of the sampled rows says which columns are worth a fit over all of them."""
 _UNUSUAL = 8.0
 """Powers of two between a scale and the median of its linear from which on its rows are looked at."""
 _FAR = 20.0
@@ -54,48 +54,46 @@ def wrong_columns(sample: Sample, columns: Columns, tolerated: float, *, carries
     Returns:
         Shape (I,); of experts in one tensor, a column is wrong where it is in any of them.
     """
-    linear, parts = sample.linear, sample.rows // sample.linear.part_rows
+    parts = sample.rows // sample.linear.part_rows
     at = columns.at(parts)
     with np.errstate(all="ignore"):
-        rows = _row_factor(sample, at) if carries_rows else None
-        first = None if linear.num_parts == 1 else np.flatnonzero(np.diff(parts, prepend=-1))
-        xx, xy, yy = _moments(sample.x_RI, sample.y_RI, at, rows, first)
-        if not (xx > _VANISHING).all() or not np.isfinite(xx).all():
-            xx, xy, yy = _moments(sample.x_RI.astype(np.float64), sample.y_RI.astype(np.float64), at, rows, first)
-        count = len(sample.rows) if first is None else np.diff(first, append=len(parts))[:, None]
-        return np.asarray(np.atleast_2d(_is_wrong(xx, xy, yy, count, tolerated)).any(axis=0))
+        rows = sample.row_factor(columns) if carries_rows else None
+        if sample.linear.num_parts > 1:
+            first = np.flatnonzero(np.diff(parts, prepend=-1))
+            xx, xy, yy = _sums_of_parts(sample, at, rows, first)
+            return np.asarray(_is_wrong(xx, xy, yy, np.diff(first, append=len(parts))[:, None], tolerated).any(axis=0))
+        inverse, x, y = at.inv_EI[0], sample.x_RI, sample.y_RI
+        few = slice(None, None, _STEP if len(x) > _STEP else 1)
+        xx, xy, yy = _sums(x[few], y[few], inverse, None if rows is None else rows[few])
+        suspect = (yy > len(x[few])) & _is_off(xx, xy, tolerated**0.5)  # one code each
+        if at.dead_EI is not None:
+            suspect &= ~at.dead_EI[0]
+        which = np.flatnonzero(suspect)
+        wrong: Mask = np.zeros(len(inverse), np.bool_)
+        if which.size:
+            exact = _sums(x[:, which].astype(np.float64), y[:, which].astype(np.float64), inverse[which], rows)
+            wrong[which] = _is_wrong(*exact, len(x), tolerated)
+        return wrong
 
 
-def _row_factor(sample: Sample, columns: Columns) -> F64:
-    """The best factor of each row, 1 where there is none."""
-    x = sample.x_RI * columns.inv_EI
-    above, below = (np.einsum("ri,ri->r", x, right, dtype=np.float64) for right in (sample.y_RI, x))
-    found: F64 = np.divide(above, below, out=np.ones_like(above), where=below > 0)
-    return found
-
-
-def _moments(
-    x_RI: Any, y_RI: Any, columns: Columns, rows_R: F64 | None, first: NDArray[np.intp] | None
-) -> tuple[Any, Any, Any]:
-    """Sums of ``x * x``, ``x * y`` and ``y * y`` over rows, ``x`` with its factors; of each part where there are some.
-
-    Args:
-        x_RI: Weights.
-        y_RI: Codes.
-        columns: Factor of the columns, for each row where there are parts.
-        rows_R: Factor of the rows, or None.
-        first: First row of each part, or None.
-    """
+def _sums(x_RI: Any, y_RI: Any, inverse_I: F32, rows_R: F64 | None) -> tuple[Any, Any, Any]:
+    """Sums of ``x * x``, ``x * y`` and ``y * y`` over rows, ``x`` with its factors; those of columns come last."""
     if rows_R is not None:
         x_RI = x_RI * rows_R.astype(x_RI.dtype)[:, None]
-    dead = columns.dead_EI
-    if first is None:  # one factor for all rows, so that it goes in front of the sums
-        xx, xy, yy = (np.einsum("ri,ri->i", *pair) for pair in ((x_RI, x_RI), (x_RI, y_RI), (y_RI, y_RI)))
-        inverse = columns.inv_EI[0]
-        return xx * inverse * inverse, xy * inverse, yy if dead is None else np.where(dead[0], 0, yy)
-    y_RI = y_RI if dead is None else np.where(dead, 0, y_RI)
-    x_RI = x_RI * columns.inv_EI
-    xx, xy, yy = (np.add.reduceat(left * right, first) for left, right in ((x_RI, x_RI), (x_RI, y_RI), (y_RI, y_RI)))
+    xx, xy, yy = (np.einsum("ri,ri->i", *pair) for pair in ((x_RI, x_RI), (x_RI, y_RI), (y_RI, y_RI)))
+    return xx * inverse_I * inverse_I, xy * inverse_I, yy
+
+
+def _sums_of_parts(
+    sample: Sample, columns: Columns, rows_R: F64 | None, first: NDArray[np.intp]
+) -> tuple[Any, Any, Any]:
+    """The same for each part; ``first`` are the first rows of each."""
+    x, y = sample.x_RI.astype(np.float64) * columns.inv_EI, sample.y_RI.astype(np.float64)
+    if rows_R is not None:
+        x *= rows_R[:, None]
+    if columns.dead_EI is not None:
+        y = np.where(columns.dead_EI, 0.0, y)
+    xx, xy, yy = (np.add.reduceat(left * right, first) for left, right in ((x, x), (x, y), (y, y)))
     return xx, xy, yy
 
 
@@ -162,14 +160,14 @@ def wrong_rows(left_R: F64, noise_R: F64, signal_R: F64, num_columns: int) -> ND
 
 
 def _is_wrong(xx: Any, xy: Any, yy: Any, count: Any, tolerated: float) -> Any:
-    """Whether codes are weights times a factor that is not one, from their moments.
+    """Whether codes are weights times a factor that is not one, from their sums."""
+    fits = ~(yy - xy * xy / xx > _EXPLAINED * yy)  # sums that are not finite are of weights that a factor made so
+    return (yy > count * _QUIET**2) & _is_off(xx, xy, tolerated) & (fits | ~np.isfinite(xx))
 
-    Sums that are not finite are of weights that a factor made so: those themselves are finite.
-    """
-    factor = xy / xx
-    own = np.abs(np.log2(np.abs(factor))) > np.log2(tolerated)
-    fits = ~(yy - factor * xy > _EXPLAINED * yy)
-    return np.asarray((yy > count * _QUIET**2) & (~np.isfinite(xx) | ((xy != 0) & own & fits)))
+
+def _is_off(xx: Any, xy: Any, tolerated: float) -> Any:
+    """Whether the factor that fits, ``xy / xx``, is far from one."""
+    return (xy > tolerated * xx) | (tolerated * xy < xx) & (xy != 0) | ~np.isfinite(xx)
 
 
 def octaves_from_median(values: F32) -> F32:

@@ -16,7 +16,8 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -38,9 +39,20 @@ _FORMAT = 2
 """Raised where results of an earlier program cannot be used."""
 _HELD_BYTES = 16 << 20
 """Vectors that stay in memory beside their files, for the end of the run."""
-_FLUSH_SECONDS = 2.0
-"""How much work a machine that stops may lose; flushing each file would cost a short run more than it protects."""
+_WRITE_SECONDS, _FLUSH_SECONDS = 1.0, 2.0
+"""How much work a process that is killed may lose, and a machine that stops: writing and flushing the files of each
+task would cost a short run more than it protects."""
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A task that may not be in its files yet."""
+
+    number: int
+    task: Task
+    result: Result
+    vectors: dict[str, StoredVector]
 
 
 class WorkFolder:
@@ -55,8 +67,9 @@ class WorkFolder:
         self._lock = threading.Lock()
         self._held: dict[int, dict[str, StoredVector]] = {}
         self._held_bytes = 0
+        self._unwritten: list[_Finished] = []
         self._unflushed: list[Path] = []
-        self._flushed_at = time.monotonic()
+        self._written_at = self._flushed_at = time.monotonic()
 
     def put(self, number: int, task: Task, result: Result) -> None:
         """Keep a task's result; a crash leaves the whole of it or nothing.
@@ -65,25 +78,44 @@ class WorkFolder:
             ProfilingError: The folder cannot be written.
         """
         vectors = {key: StoredVector.of(value) for key, value in result.vectors.items()}
-        record: dict[str, Any] = {
-            "task": [task.key, list(task.names)],
-            "roles": result.roles,
-            "groups": [group.model_dump(mode="json") for group in result.groups],
-            "facts": [facts.model_dump(mode="json") for facts in result.facts],
-        }
-        files = self._file(number, "vectors"), self._file(number, "json")
-        with writing(self.folder):
-            record["vectors"] = write_vectors(vectors, files[0])
-            body = json.dumps(record).encode()
-            temporary = self._file(number, "tmp")
-            temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            temporary.replace(files[1])
-            self._flush(files)
         num_bytes = sum(vector.num_bytes for vector in vectors.values())
+        finished = _Finished(number, task, replace(result, vectors={}), vectors)
         with self._lock:
             if self._held_bytes + num_bytes <= _HELD_BYTES:
                 self._held_bytes += num_bytes
                 self._held[number] = vectors
+            self._unwritten.append(finished)
+            if number in self._held and time.monotonic() - self._written_at < _WRITE_SECONDS:
+                return
+        self.save()
+
+    def save(self) -> None:
+        """Write what is finished and not written yet.
+
+        Raises:
+            ProfilingError: The folder cannot be written.
+        """
+        with self._lock:
+            waiting, self._unwritten, self._written_at = self._unwritten, [], time.monotonic()
+        with writing(self.folder):
+            for finished in waiting:
+                self._write(finished)
+
+    def _write(self, finished: _Finished) -> None:
+        number, task, result = finished.number, finished.task, finished.result
+        files = self._file(number, "vectors"), self._file(number, "json")
+        record = {
+            "task": [task.key, list(task.names)],
+            "roles": result.roles,
+            "groups": [group.model_dump(mode="json") for group in result.groups],
+            "facts": [facts.model_dump(mode="json") for facts in result.facts],
+            "vectors": write_vectors(finished.vectors, files[0]),
+        }
+        body = json.dumps(record).encode()
+        temporary = self._file(number, "tmp")
+        temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        temporary.replace(files[1])
+        self._flush(files)
 
     def finished(self, tasks: Sequence[Task]) -> tuple[dict[int, Result], str | None]:
         """What an earlier run left.
@@ -115,7 +147,8 @@ class WorkFolder:
 
     def vectors(self, number: int) -> dict[str, StoredVector]:
         """A finished task's vectors, in memory or read when they are needed."""
-        return self._held.get(number) or stored_vectors(self._file(number, "vectors"))
+        held = self._held.get(number)
+        return stored_vectors(self._file(number, "vectors")) if held is None else held
 
     def _file(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number}.{suffix}"
@@ -207,10 +240,13 @@ def work_folder(document: Path, key: str) -> Iterator[WorkFolder]:
     except Timeout as exc:
         raise ProfilingError(f"another process is writing {document}", hint="wait for it") from exc
     keep = False
+    work = WorkFolder(folder)
     try:
-        yield WorkFolder(folder)
+        yield work
     except (KeyboardInterrupt, CheckpointUnreachableError):
         keep = True
+        with suppress(ProfilingError):  # then it is measured again
+            work.save()
         raise
     finally:
         lock.release()

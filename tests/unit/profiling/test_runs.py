@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[3]
 KILLED = """
 import sys, time
 from pathlib import Path
-from flashrl_registry.profiling import layer, profile_pair
+from flashrl_registry.profiling import layer, profile_pair, work
+work._WRITE_SECONDS = 0.1
 run = layer.Layer.run
 def slowly(self):
     found = run(self)
@@ -136,6 +137,27 @@ def test_what_a_killed_run_left_and_was_damaged_is_measured_again_and_said(
     assert not left.exists()
 
 
+@pytest.mark.parametrize("held", [0, work._HELD_BYTES])
+def test_a_run_that_is_interrupted_keeps_every_layer_that_was_finished(
+    pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """Also those of the last moments, which are written late; and where no vector fits into memory."""
+    monkeypatch.setattr(work, "_HELD_BYTES", held)
+    folders = pair.write()
+    profile_pair(*folders, tmp_path / "whole")
+
+    def interrupt(_: int, __: int, name: str, ___: int) -> None:
+        if name == "model.norm.weight":  # the last one
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_pair(*folders, tmp_path / "out", progress=interrupt)
+    (left,) = tmp_path.glob(".flashrl-profile-*")
+    assert len(list(left.glob("*.json"))) == len(list(left.glob("*.vectors"))) == 4
+    profile_pair(*folders, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_an_undamaged_run_that_goes_on_says_nothing(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +172,7 @@ def test_a_long_run_has_its_finished_layers_flushed(pair: Any, tmp_path: Path, m
     flushed: list[str] = []
     monkeypatch.setattr(work, "flush", lambda file: flushed.append(file.name))
     monkeypatch.setattr(work, "_FLUSH_SECONDS", 0)
+    monkeypatch.setattr(work, "_WRITE_SECONDS", 0)
     profile_pair(*pair.write(), tmp_path / "out")
     assert {"0.json", "0.vectors", "1.json", "1.vectors"} <= set(flushed)
 
