@@ -160,9 +160,14 @@ def target_of(target: str, address: str | None) -> tuple[str | None, str, str]:
         What ``--store`` takes for the store, None where none is named; name; version.
 
     Raises:
+        InvalidRefError: A store is named, and its address is none: nothing else stands in for it.
         typer.BadParameter: There is no version, or two stores are named.
     """
     plain, elsewhere, place = target.removeprefix("hf://").partition("?store=")
+    if elsewhere:
+        from flashrl_registry.registry import parse_ref
+
+        parse_ref(target)
     name, at, version = plain.partition("@")
     if not at:
         with_version = f"{plain}@1.0.0"
@@ -170,7 +175,7 @@ def target_of(target: str, address: str | None) -> tuple[str | None, str, str]:
             f"'{target}' has no version; write {target.replace(plain, with_version, 1)}", param_hint="NAME@VERSION"
         )
     on_a_hub = target.startswith("hf://") or place.startswith(("https://", "http://"))
-    if elsewhere and (address is None or address != place):
+    if elsewhere and not _same_place(address, place):
         if address is not None:
             raise typer.BadParameter(f"{target} names another store than --store {address}", param_hint="--store")
         if on_a_hub:  # it would get no token, because a reference may be a stranger's
@@ -186,10 +191,15 @@ def _store_of(ref: "NamedRef", address: str | None) -> "Store":
     Raises:
         typer.BadParameter: They name two.
     """
-    if ref.endpoint is not None and address not in {None, ref.endpoint}:
+    if ref.endpoint is not None and address is not None and not _same_place(address, ref.endpoint):
         raise typer.BadParameter(f"{ref} names another store than --store {address}", param_hint="--store")
     place = _no_other_kind(str(ref), address) if address else None
     return open_store(place) if place else open_chain().store_of(ref)
+
+
+def _same_place(address: str | None, other: str) -> bool:
+    """Whether two addresses are of one store; a slash at the end means nothing."""
+    return address is not None and address.rstrip("/") == other.rstrip("/")
 
 
 def _no_other_kind(target: str, address: str | None) -> str | None:

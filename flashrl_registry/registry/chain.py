@@ -15,6 +15,7 @@ trustworthy as the code that would check them.
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -63,7 +64,7 @@ class Chain:
     """Stores that are asked in order.
 
     Args:
-        stores: Those that answer without a network, and shared ones.
+        stores: Those that answer without a network, and shared ones; or what opens them, called when one is asked.
         hub: Makes the store for a Hub's address; None for the client's own. Called when a Hub is really asked.
         shared: Makes the store for the address of a shared one, which a lock may name.
         trust: Whose signatures are asked for; called when a published plan is really opened.
@@ -71,17 +72,26 @@ class Chain:
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        stores: Sequence[Store] | Callable[[], Sequence[Store]],
         hub: Callable[[str | None], Store],
         shared: Callable[[str], Store] | None = None,
         trust: Callable[[], Trust] = lambda: NOBODY_ASKED,
     ) -> None:
-        self.stores = tuple(stores)
+        self._given = stores
         self._make_shared = shared
         self._make_hub = hub
         self._hubs: dict[str | None, Store] = {}
         self._open_trust = trust
         self._trust: Trust | None = None
+
+    @cached_property
+    def stores(self) -> tuple[Store, ...]:
+        """Those that are asked before the Hub.
+
+        Raises:
+            InvalidRefError: The address of one is none; what needs no store does not depend on it.
+        """
+        return tuple(self._given() if callable(self._given) else self._given)
 
     def hub(self, endpoint: str | None = None) -> Store:
         """The store of a Hub."""
@@ -123,7 +133,7 @@ class Chain:
             found = store.open(ref)
         except RegistryError as exc:
             says_nothing = isinstance(exc, NotFoundError | AccessDeniedError | StoreUnavailableError)
-            if store in self.stores or ref.store is not None or not says_nothing:
+            if ref.store is not None or store in self.stores or not says_nothing:
                 raise
             raise self._asked(exc, ref) from exc
         return self._trusted(store, ref.name, found)
@@ -199,7 +209,7 @@ def open_chain(
     """
     root = default_registry_root(environ)
     return Chain(
-        [LocalStore(root), BundledStore(), *(_shared(address, root) for address in _addresses(environ))],
+        lambda: [LocalStore(root), BundledStore(), *(_shared(address, root) for address in _addresses(environ))],
         lambda endpoint: hub_store(root, endpoint, allow_stale=allow_stale, named_by_user=False),
         lambda address: _shared(address, root),
         lambda: open_trust(environ, required=require_signature, keys=trusted_keys),
@@ -239,9 +249,12 @@ def store_at(address: str, environ: Mapping[str, str]) -> Store:
         return hub_store(root, None if address == "hub" else address)
     if "://" in address:
         return _shared(address, root)
+    from flashrl_registry.registry.url_files import address_hint
+
+    meant = address_hint(address) if "/" in address else None
     raise InvalidRefError(
         f"'{address}' is no store",
-        hint="write local, bundled, hub, a Hub's address, or an fsspec address such as s3://",
+        hint=meant or "write local, bundled, hub, a Hub's address, or an fsspec address such as s3://",
     )
 
 

@@ -5,6 +5,7 @@ they won.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,14 +44,18 @@ class UrlFiles:
         self._protocol, scheme, place = address.partition("://")
         if not scheme:
             raise InvalidRefError(
-                f"'{address}' is no store's address",
-                hint=f"write file://{Path(address).absolute()} for the folder",
-                context={"store": address},
+                f"'{address}' is no store's address", hint=address_hint(address), context={"store": address}
             )
         place = place.rstrip("/")
         if "@" in place.partition("/")[0]:
             raise InvalidRefError("a store's address carries no credentials", hint="use the file system's own way")
-        if not place or any(character.isspace() or character in "?#" for character in place):
+        if any(character.isspace() or character in "?#" for character in place):
+            raise InvalidRefError(
+                f"'{address}' has a space, '?' or '#' in it, and a reference or a lock could not carry it",
+                hint="give the folder another name, or a link without such characters to it",
+                context={"store": address},
+            )
+        if not place:
             raise InvalidRefError(
                 f"'{address}' names no place in {self._protocol}://",
                 hint="write SCHEME://PLACE, such as s3://bucket/plans or file:///mnt/plans",
@@ -193,6 +198,14 @@ class UrlFiles:
         except Exception as exc:  # see _opened
             hint = f"is {self._protocol}:// a place for files?"
             raise _unusable(f"{self.address}: {path}", exc, hint) from exc
+
+
+def address_hint(text: str) -> str | None:
+    """What may have been meant by what is no address of a store; None where that is none either."""
+    path = re.sub(r"^(?:file|local):/*(?=/)", "", text)
+    if path.startswith(("/", "~", "./", "../")) or Path(path).is_dir():
+        return f"write file://{Path(path).expanduser().resolve()} for the folder"
+    return "write SCHEME://PLACE, such as s3://bucket/plans or file:///mnt/plans"
 
 
 def _unusable(what: str, exc: Exception, hint: str) -> StoreUnavailableError:

@@ -220,6 +220,55 @@ def test_a_store_that_cannot_be_meant_is_wrong_usage_and_says_what_to_write(
         assert says in " ".join(ran.err.split())
 
 
+@pytest.mark.parametrize("address", ["", "local", "s3:/bucket", "/mnt/plans", "file:///my plans", "https://ann:pw@hub"])
+def test_a_store_whose_address_is_none_is_refused_by_every_verb_and_nothing_is_written(
+    published: Command, bundle: PlanBundle, address: str, registry: Path
+) -> None:
+    before = sorted(registry.rglob("*"))
+    there = f"{NAME}@1.0.0?store={address}"
+    for command in (("show",), ("push", bundle.origin), ("deprecate", "--reason", "old"), ("yank", "--reason", "old")):
+        ran = published(*command, there, "--json")
+        assert (ran.code, ran.json["error"]["code"]) == (1, "invalid-ref"), command
+    assert published("push", bundle.origin, "team/oops@1.0.0?store=").code == 1, "as a shell writes ?store=$UNSET"
+    assert sorted(registry.rglob("*")) == before
+
+
+def test_a_slash_at_the_end_of_an_address_names_no_other_store(
+    cli: Command, bundle: PlanBundle, tmp_path: Path
+) -> None:
+    shared = f"file://{tmp_path}/shared"
+    assert cli("push", bundle.origin, f"{NAME}@1.0.0?store={shared}", "--store", f"{shared}/").code == 0
+    assert cli("channel", "set", f"{NAME}?store={shared}/", "stable", "1.0.0", "--store", shared).code == 0
+    hub = cli("versions", f"{NAME}?store=http://127.0.0.1:9", "--store", "http://127.0.0.1:9/", "--json")
+    assert hub.json["error"]["code"] == "store-unavailable", "nobody is there, but it is one Hub"
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("file:/work/plans", "write file:///work/plans for the folder"),
+        ("/work/plans", "write file:///work/plans for the folder"),
+        ("bucket/plans", "SCHEME://PLACE"),
+        ("nowhere", "write local, bundled, hub"),
+        ("file:///my plans", "another name, or a link"),
+        ("s3://", "SCHEME://PLACE"),
+    ],
+)
+def test_an_address_that_is_none_says_what_to_write(cli: Command, address: str, hint: str, monkeypatch: Any) -> None:
+    assert hint in cli("list", "--store", address).err
+    if address != "nowhere":
+        monkeypatch.setenv("FLASHRL_STORES", address)
+        assert hint in cli("search", "x").err
+
+
+def test_a_wrong_address_of_a_shared_store_stops_nothing_that_asks_no_store(
+    cli: Command, bundle: PlanBundle, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("FLASHRL_STORES", "/mnt/plans")
+    assert cli("show", bundle.origin).code == 0
+    assert "is no store's address" in cli("show", NAME).err, "it could have the name"
+
+
 def test_what_is_on_a_hub_is_not_looked_for_elsewhere(published: Command) -> None:
     assert published("versions", f"hf://{NAME}", "--store", "local").code == 2
     assert published("sign", f"{NAME}@1.0.0?store=s3://a/b", "--signing-key", "k.pem", "--store", "local").code in {

@@ -75,7 +75,7 @@ def test_what_is_no_address_is_refused_without_showing_a_password(tmp_path: Path
 
 def test_a_shared_store_without_a_scheme_is_told_how_to_write_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidRefError, match=f"write file://{tmp_path}"):
-        open_chain({"FLASHRL_REGISTRY": str(tmp_path), "FLASHRL_STORES": str(tmp_path)})
+        open_chain({"FLASHRL_REGISTRY": str(tmp_path), "FLASHRL_STORES": str(tmp_path)}).versions(NAME)
 
 
 def test_a_missing_driver_stops_only_what_reaches_its_store(
