@@ -51,9 +51,10 @@ def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
         trust: Whose signatures every version needs too; None asks for none.
     """
     seen: set[str] = set()
-    for line in store.listing():
+    for line in _lines(store):
         if not isinstance(line, Listed):
-            yield Verified(str(line.context.get("ref", store.place)), None, line)
+            seen.add(ref := str(line.context.get("ref", store.place)))
+            yield Verified(ref, None, line)
             continue
         name, _, member = line.name.partition(":")
         channels: list[Verified] = []
@@ -69,10 +70,36 @@ def verify(store: Store, trust: Trust | None = None) -> Iterator[Verified]:
         yield from channels
         for version in versions or [line.version]:
             yield _verified(store, NamedRef(name, version or None, member=member or None), trust)
-    if isinstance(store, LocalStore | UrlStore):  # of a name whose versions were all removed, no line is listed
-        for name in store.names():
-            if name not in seen and not store.versions(name):
-                yield from _lost_channels(store, name)
+    yield from _leftovers(store, seen)
+
+
+def _lines(store: Store) -> Iterator[Listed | FlashRLError]:
+    """The listing; what ends it early is its last line, so that what was verified before is still told."""
+    first = True
+    try:
+        for line in store.listing():
+            first = False
+            yield line
+    except FlashRLError as exc:
+        if first:
+            raise
+        yield exc
+
+
+def _leftovers(store: Store, seen: set[str]) -> Iterator[Verified]:
+    """What is wrong with names whose versions were all removed: no line is listed of them."""
+    if not isinstance(store, LocalStore | UrlStore):
+        return
+    try:
+        names = [name for name in store.names() if name not in seen]
+    except FlashRLError:  # the listing came to the same folder, and said so
+        return
+    for name in names:
+        try:
+            lost = [] if store.versions(name) else list(_lost_channels(store, name))
+        except FlashRLError as exc:
+            lost = [Verified(name, None, exc)]
+        yield from lost
 
 
 def _lost_channels(store: Store, name: str) -> Iterator[Verified]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flashrl_registry.errors import FlashRLError
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -37,3 +39,9 @@ class Listed:
     def ref(self) -> str:
         """What to write to get it."""
         return f"{self.name}@{self.version}" if self.version else self.name
+
+
+def about(ref: str, error: FlashRLError) -> FlashRLError:
+    """An error that says what could not be listed, where it does not say so itself."""
+    error.context.setdefault("ref", ref)
+    return error

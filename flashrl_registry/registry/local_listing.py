@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from flashrl_registry.errors import FlashRLError, IntegrityError, StoreUnavailableError
 from flashrl_registry.registry.folders import HISTORY_JSON, INDEX, MANIFEST_JSON, folder_names
-from flashrl_registry.registry.listed import Listed
+from flashrl_registry.registry.listed import Listed, about
 from flashrl_registry.registry.ref import in_order, is_name, is_version
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ def list_folder(root: Path) -> Iterator[Listed | FlashRLError]:
 
     with closing(Index(root / INDEX)) as index:
         for namespace in namespaces:
-            names = [name for leaf in folder_names(root / namespace) if is_name(name := f"{namespace}/{leaf}")]
+            try:
+                names = [name for leaf in folder_names(root / namespace) if is_name(name := f"{namespace}/{leaf}")]
+            except FlashRLError as exc:
+                yield about(namespace, exc)
+                continue
             for start in range(0, len(names), _BATCH):
                 yield from _lines(index, root, names[start : start + _BATCH])
                 index.commit()  # whoever reads slowly must not keep others from writing theirs
@@ -57,10 +61,14 @@ def _lines(index: "Index", root: Path, names: list[str]) -> Iterator[Listed | Fl
             try:
                 states = _states(index, f"{folder}/{HISTORY_JSON}", name, histories.pop(name, None))
             except FlashRLError as exc:
-                yield exc
+                yield about(name, exc)
         for version in in_order([entry for entry in inside if is_version(entry)]):
             row = _row(index, f"{folder}/{version}", name, version, plans.pop((name, version), None))
-            yield row if isinstance(row, FlashRLError) else _line(row, states.get(version, ""))
+            yield (
+                about(f"{name}@{version}", row)
+                if isinstance(row, FlashRLError)
+                else _line(row, states.get(version, ""))
+            )
     index.drop(plans, histories)
 
 

@@ -11,6 +11,7 @@ from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef, in_order
 from flashrl_registry.registry.standing import highest, standing_of
 from flashrl_registry.registry.store import Store
+from flashrl_registry.registry.url import UrlStore
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def preview(store: Store, bundle: Bundle, name: str, version: str) -> Preview:
     """
     check_name(name, version)
     try:
-        versions = in_order(store.versions(name))
+        versions = [] if isinstance(store, UrlStore) and store.is_new() else in_order(store.versions(name))
     except NotFoundError:
         versions = []
     if version in versions:

@@ -28,9 +28,10 @@ from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.channels import local_user
 from flashrl_registry.registry.folders import check_name, check_new_name_among
 from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_version
+from flashrl_registry.registry.listed import Listed, about
 from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
 from flashrl_registry.registry.standing import Standing, select, standing_of
-from flashrl_registry.registry.store import Listed, Published
+from flashrl_registry.registry.store import Published
 from flashrl_registry.registry.transfer import moving, one_file
 from flashrl_registry.registry.url_files import UrlFiles
 from flashrl_registry.registry.version import check_listed, write_version
@@ -63,13 +64,13 @@ class UrlStore:
         """Published versions, lowest first; empty for an unknown name."""
         if not is_name(name):
             return []
-        stems = (entry.removesuffix(".json") for entry in self._files.names(f"plans/{name}/versions"))
+        stems = (entry.removesuffix(".json") for entry in self._files.files(f"plans/{name}/versions"))
         return in_order([stem for stem in stems if is_version(stem)])
 
     def history(self, name: str) -> History:
         """What was said about a name's versions."""
         self._check(name)
-        numbers = sorted(entry for entry in self._files.names(f"plans/{name}/history") if entry.endswith(".json"))
+        numbers = sorted(entry for entry in self._files.files(f"plans/{name}/history") if entry.endswith(".json"))
         events: list[Event] = []
         for number, entry in enumerate(numbers):
             path = f"plans/{name}/history/{entry}"
@@ -105,7 +106,8 @@ class UrlStore:
         """Publish a bundle; creating its manifest makes it visible."""
         self._check(name, version)
         self._files.check_writable()
-        check_new_name_among(name, lambda above: self._files.names(f"plans/{above}".rstrip("/")))
+        self._files.make_root()
+        check_new_name_among(name, lambda above: self._files.folders(f"plans/{above}".rstrip("/")))
         with tempfile.TemporaryDirectory(prefix="flashrl-push-") as scratch:
             manifest = write_version(Path(scratch), bundle, name, version)
             before = version in self.versions(name)
@@ -154,27 +156,40 @@ class UrlStore:
             detailed: Of which lines also architecture, vLLM range and devices are wanted, which are in the plans: one
                 more object for each.
         """
-        for name in self.names():
-            yield from self._listed(name, detailed)
+        for namespace in self._files.folders("plans"):
+            try:
+                names = self._names_in(namespace)
+            except FlashRLError as exc:
+                yield about(namespace, exc)
+                continue
+            for name in names:
+                yield from self._listed(name, detailed)
 
     def names(self) -> Iterator[str]:
         """Names under which something lies, in their order."""
-        for namespace in self._files.names("plans"):
-            for leaf in self._files.names(f"plans/{namespace}"):
-                yield f"{namespace}/{leaf}"
+        for namespace in self._files.folders("plans"):
+            yield from self._names_in(namespace)
+
+    def is_new(self) -> bool:
+        """Whether the first push begins it."""
+        return self._files.is_new()
+
+    def _names_in(self, namespace: str) -> list[str]:
+        return [f"{namespace}/{leaf}" for leaf in self._files.folders(f"plans/{namespace}")]
 
     def _listed(self, name: str, detailed: Callable[[Listed], bool] | None) -> Iterator[Listed | FlashRLError]:
         try:
             self._check(name)
+            versions = self.versions(name)
         except FlashRLError as exc:
-            yield exc
+            yield about(name, exc)
             return
         try:
             standing = standing_of(self.history(name))
         except FlashRLError as exc:
-            yield exc
+            yield about(name, exc)
             standing = Standing()
-        for version in self.versions(name):
+        for version in versions:
             try:
                 manifest = self._manifest(name, version)
                 line = Listed(
@@ -185,7 +200,7 @@ class UrlStore:
                     architecture, vllm, devices = self._facts(manifest)
                     line = replace(line, architecture=architecture, vllm=vllm, devices=devices)
             except FlashRLError as exc:
-                yield exc
+                yield about(f"{name}@{version}", exc)
                 continue
             yield line
 

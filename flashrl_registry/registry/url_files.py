@@ -118,15 +118,54 @@ class UrlFiles:
         if self._protocol in _LOCAL:
             refuse_links(Path(self._root), parts, name)
 
-    def names(self, folder: str) -> list[str]:
-        """Names in a folder, in order, without those that begin with a dot; none where it is missing."""
-        try:
-            with self._typed(folder):
+    def make_root(self) -> None:
+        """Make the folder of a new store; object stores have none.
+
+        Raises:
+            StoreUnavailableError: It cannot be made.
+        """
+        if self._protocol in _LOCAL:
+            with self._typed(""):
+                Path(self._root).mkdir(parents=True, exist_ok=True)
+
+    def is_new(self) -> bool:
+        """Whether it is a folder that nobody made yet."""
+        return self._protocol in _LOCAL and not Path(self._root).exists()
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder, and of links, which are refused later; see :meth:`files`."""
+        return self._names(folder, "file")
+
+    def files(self, folder: str) -> list[str]:
+        """Names of the files in a folder, in order, without those that begin with a dot; none where it is missing.
+
+        Raises:
+            StoreUnavailableError: It cannot be read, or the store's own folder is missing: a share that is not mounted
+                must not look like one that holds nothing.
+        """
+        return self._names(folder, "directory")
+
+    def _names(self, folder: str, without: str) -> list[str]:
+        with self._typed(folder):
+            try:
                 self._fs.invalidate_cache()
-                found = self._fs.ls(self._at(folder), detail=False)
-        except NotFoundError:
-            return []
-        return sorted(name for path in found if (name := str(path).rstrip("/").rpartition("/")[2])[:1] != ".")
+                found = self._fs.ls(self._at(folder), detail=True)
+            except (FileNotFoundError, NotADirectoryError):  # the latter: somebody's file, and nothing is below it
+                self._refuse_missing_root()
+                found = []
+        names = (str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in found if entry["type"] != without)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _refuse_missing_root(self) -> None:
+        root = Path(self._root)
+        if self._protocol not in _LOCAL or root.is_dir():
+            return
+        what = "is no folder" if root.exists() else "is not there"
+        raise StoreUnavailableError(
+            f"{self.address} {what}, so what it holds is not known",
+            hint=f"mount it; or begin a new store with a push to it, or with: mkdir -p {root}",
+            context={"store": self.address},
+        )
 
     def text(self, path: str) -> str:
         """A document.

@@ -48,6 +48,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "local":
         yield lambda: LocalStore(tmp_path / "registry")
     elif request.param == "file":
+        (tmp_path / "shared").mkdir()
         yield lambda: UrlStore(f"file://{tmp_path}/shared", cache())
     elif request.param == "memory":
         address = f"memory://{uuid.uuid4().hex}"
