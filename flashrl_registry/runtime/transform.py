@@ -3,6 +3,7 @@
 Shape legend: O output channels, I input columns.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flashrl_registry.documents import QuantizeFp8, QuantizeInt8, Rescale, ResolvedPlan, ResolvedTensor
 from flashrl_registry.documents.resolved import TensorOp
-from flashrl_registry.errors import MissingDependencyError
+from flashrl_registry.errors import IntegrityError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
@@ -43,16 +44,24 @@ class Vectors:
 
 
 def load_vectors(sidecar: Path | None, resolved: ResolvedPlan) -> Vectors:
-    """Read the vectors that a resolved plan refers to; the file's digest has been checked before.
+    """Read the vectors that a resolved plan refers to.
+
+    The file's bytes are read once, and the vectors are made of the bytes that were hashed. None of them stays in the
+    file: an engine that lives for days must not multiply by what somebody writes there later.
+
+    Args:
+        sidecar: The file; None where the plan has none.
+        resolved: The plan, with the digest of the file.
 
     Raises:
         MissingDependencyError: safetensors is not installed.
+        IntegrityError: The bytes are not those that the plan refers to.
         KeyError: The sidecar lacks a vector; its digest would have told.
     """
     if sidecar is None:
         return Vectors({})
     try:
-        from safetensors import safe_open
+        from safetensors.torch import load
     except ImportError as exc:
         hint = "pip install 'flashrl-registry[torch]'"
         raise MissingDependencyError("safetensors is not installed", hint=hint) from exc
@@ -65,8 +74,21 @@ def load_vectors(sidecar: Path | None, resolved: ResolvedPlan) -> Vectors:
         elif isinstance(op, QuantizeInt8):
             needed |= {f"inv_smoothing/{source}" for source in (op.rows, op.columns) if source is not None}
             (needed if op.scales == "frozen" else wanted).add(f"weight_scale/{tensor.name}")
-    with safe_open(sidecar, framework="pt") as file:
-        return Vectors({key: file.get_tensor(key) for key in sorted(needed | (wanted & set(file.keys())))})
+    vectors = load(_checked_bytes(sidecar, resolved))
+    return Vectors({key: vectors[key].clone() for key in sorted(needed | (wanted & vectors.keys()))})
+
+
+def _checked_bytes(sidecar: Path, resolved: ResolvedPlan) -> bytes:
+    data = sidecar.read_bytes()
+    actual = "sha256:" + hashlib.sha256(data).hexdigest()
+    expected = None if resolved.sidecar is None else resolved.sidecar.digest
+    if actual != expected:
+        raise IntegrityError(
+            f"{sidecar} is not the file of vectors that the plan refers to: expected {expected}, actual {actual}",
+            hint="it was changed while the engine started; profile again, or pull the plan again",
+            context={"expected": expected, "actual": actual},
+        )
+    return data
 
 
 def fault(tensor: ResolvedTensor, value: "torch.Tensor") -> str | None:

@@ -251,10 +251,17 @@ def breakable_loader() -> None:
 
 
 def plan_damaged(sender: Sender) -> None:
-    for file in [*sender.plan.glob("plan.*"), *sender.plan.glob("*.safetensors")]:
+    """In place, as ``rsync --inplace`` or a torn copy does: first the profile's values, then the files' lengths."""
+    files = [*sender.plan.glob("plan.*"), *sender.plan.glob("*.safetensors")]
+    for file in files:
         file.chmod(0o644)
-        file.write_bytes(b"damaged" + file.read_bytes()[7:])
+        with file.open("r+b") as opened:
+            size = file.stat().st_size
+            opened.seek(size // 2)
+            opened.write(b"\x40" * (size - size // 2))
     sender.one_by_one(sender.held.items())
+    for file in files:
+        os.truncate(file, 7)
     sender.rpc("reload_weights", weights_path=sender.folder)
 
 
