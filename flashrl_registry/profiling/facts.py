@@ -74,11 +74,13 @@ class Compared:
         facts: Shares and distances in codes; None where something is not finite.
         used: Which columns have a code other than zero; None where not every row was looked at.
         wrong_rows: Rows that are not explained although the linear is.
+        spread: Standard deviation of the rows' shares of equal codes.
     """
 
     facts: LinearFacts | None
     used: NDArray[np.uint8] | None
     wrong_rows: list[int]
+    spread: float = 0.0
 
 
 def linear_facts(
@@ -129,7 +131,8 @@ def _looked_at(  # noqa: PLR0917 - one thing in six parts
         return Compared(None, used, [])
     facts = _facts(linear, table, linear.num_rows * linear.num_columns, num_blank, used)
     left, noise, signal = (table[:, column] for column in (layout.RESIDUAL, layout.NOISE, layout.SIGNAL))
-    return Compared(facts, used, wrong_rows(left, noise, signal, linear.num_columns).tolist())
+    spread = float(table[:, layout.EQUAL].std()) / linear.num_columns
+    return Compared(facts, used, wrong_rows(left, noise, signal, linear.num_columns).tolist(), spread)
 
 
 def _compare(  # noqa: PLR0917 - the compiled loop takes them all

@@ -31,9 +31,10 @@ from flashrl_registry.profiling.plausible import (
 )
 from flashrl_registry.profiling.relations import Relation, is_measured_always
 
-LARGEST_RESIDUAL = 0.75
+LARGEST_RESIDUAL = 1.0
 """Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
-GPTQ up to 0.41; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model)."""
+GPTQ up to 0.49; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model). GPTQ leaves up to
+0.86 where inputs are correlated and a few channels are fifty times the others (synthetic ones, damping 0.01)."""
 ROUNDING_ONLY = 0.33
 """Residual that leaves nothing to explain."""
 _KEPT_BYTES = 16 << 20

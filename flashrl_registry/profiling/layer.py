@@ -27,6 +27,9 @@ from flashrl_registry.profiling.plausible import far_factors, some, wrong_scales
 from flashrl_registry.profiling.relations import find_relations
 
 Role = Literal["quantized", "rescaled", "unchanged"]
+_BIAS_OFF = 0.07
+"""How far a bias may be from the factor of its rows, which is fitted to their codes: a row with one weight is off by
+half a step of fp8, 0.0625."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +151,22 @@ class Layer:
         source = name.removesuffix(".bias") + ".weight"
         if not name.endswith(".bias"):
             return False
-        factor = (
-            self._found.rows[source][0] if source in self._found.row_groups and source in self._found.rows else None
-        )
-        factor = self._result.vectors.get(f"inv_smoothing/{source}", factor)
+        factor, dead = self._factor_of(source)
         if factor is None or factor.size != vector.reference.size:
             return False
         wanted = vector.reference * factor
-        same = bool((np.abs(vector.quantized - wanted) <= 0.02 * np.abs(wanted) + 1e-6).all())
+        # A row of zeros has a bias all the same, and nothing else says what its factor was.
+        same = bool(((np.abs(vector.quantized - wanted) <= _BIAS_OFF * np.abs(wanted) + 1e-6) | dead).all())
         if same:
             self._result.roles[name] = "rescaled"
         return same
+
+    def _factor_of(self, source: str) -> tuple[F32 | None, Mask | None]:
+        """What a norm, or a linear's rows, were found to carry, and where nothing says."""
+        for group in self._result.groups:
+            if group.source == source:
+                return self._found.changed[source].factors[group.offset or 0]
+        return self._found.rows[source] if source in self._found.row_groups else (None, None)
 
     def _refuse_vector(self, name: str, vector: ChangedVector) -> None:
         if vector.fault and not name.endswith(".bias"):

@@ -26,6 +26,8 @@ ROWS_SAMPLED = 32
 """Rows of each linear that its relations are found and verified on."""
 _BLOCKS, _BLOCKS_OF_EXPERTS = 4, 16
 _LOW = {"bfloat16": 1, "float16": 2}
+_NO_CODE = 0.5
+"""Weight, in codes, that still rounds to zero."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +340,8 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
     ``0.29 / (rms(x) * sqrt(I))``: a linear whose rows were never scaled gets values near 1.
 
     Returns:
-        The factor, float32, shape (O,), 1 where a row is zero in both; and where that is.
+        The factor, float32, shape (O,), 1 where a row has no code and its weights are zero, or so small that they
+        round to none; and where that is.
 
     Source:
         FlashRL 1.0.3, ``profiling_int8`` and ``least_square``; deviation: float64 sums.
@@ -355,12 +358,20 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
         )  # fmt: skip
         used[start:stop] = above[start:stop] != 0
         if not used[start:stop].all():
-            used[start:stop] |= codes.any(axis=1)
+            used[start:stop] |= _has_codes(linear, codes, start)
     with np.errstate(all="ignore"):
         factor = (above / below).astype(np.float32)
-    dead = (below == 0) & ~used
+    dead = (below <= linear.num_columns * _NO_CODE**2) & ~used
     factor[dead] = 1
     return factor, dead
+
+
+def _has_codes(linear: Linear, codes_RI: Bytes, first: int) -> Mask:
+    """Rows with a code that does not stand for zero."""
+    if linear.zero_PJ.size:
+        zero = _grid_rows(linear.zero_PJ, linear, first, len(codes_RI))
+        return np.asarray((codes_RI.view(np.int8) != zero).any(axis=1))
+    return np.asarray((codes_RI if linear.is_int else codes_RI & 0x7F).any(axis=1))  # fp8 has a minus zero
 
 
 def blank_dead(linear: Linear, columns: Columns, weight_RI: Weight, codes_RI: Bytes, first: int) -> int:

@@ -17,7 +17,7 @@ from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import ProfilingError
 from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized, is_cast
 from flashrl_registry.profiling.channels import mapped
-from flashrl_registry.profiling.facts import linear_facts
+from flashrl_registry.profiling.facts import Compared, linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
 from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL
 from flashrl_registry.profiling.layout import F32
@@ -28,7 +28,9 @@ from flashrl_registry.profiling.plausible import some
 from flashrl_registry.profiling.work import stored_vectors
 
 TOLERANCE = 0.03
-"""How far the share of equal codes may be from what a profile says of a sample of the rows."""
+"""How far the share of equal codes may be from what a profile says of the same rows."""
+_LAST_BITS = 2.0**-21
+"""Of a float32: how far a norm may be from its reference times the factor, as a share."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,11 @@ class _Replay:
             return None  # a bias; it was compared with its factor when the profile was made
         factor, offset = self._vector(f"inv_smoothing/{name}"), np.float32(group.offset or 0)
         again = (offset + vector.reference) * factor - offset if group.offset else vector.reference * factor
-        same = is_cast(again, vector.quantized, pair.quantized.index.specs[name].dtype)
+        if is_cast(again, vector.quantized, pair.quantized.index.specs[name].dtype):
+            return None
+        # A quotient in float32, multiplied again, may be some last bits off; where `w` is near minus one, those of one.
+        wanted = vector.quantized + offset
+        same = bool((np.abs(again + offset - wanted) <= _LAST_BITS * (np.abs(wanted) + offset)).all())
         return None if same else "is not the reference's norm times the profile's factor"
 
     def linear(self, pair: Pair, name: str) -> tuple[LinearFacts | None, list[Fault]]:
@@ -160,10 +166,25 @@ class _Replay:
         elif compared.wrong_rows:
             which = some(compared.wrong_rows, linear.num_rows, "rows")
             faults.append(Fault(name, f"has rows that are not explained by the profile's vectors: {which}"))
-        elif recorded is not None and abs(facts.codes_equal - recorded.codes_equal) > self._tolerance:
-            reason = f"has {facts.codes_equal:.1%} of its codes equal, and the profile says {recorded.codes_equal:.1%}"
-            faults.append(Fault(name, reason))
+        elif recorded is not None:
+            sample = facts
+            if recorded.rows_checked < linear.num_rows:
+                sample = linear_facts(pair, linear, columns, rows, every_row=False).facts or facts
+            if reason := self._drift(recorded, sample, compared):
+                faults.append(Fault(name, reason))
         return facts, faults
+
+    def _drift(self, recorded: LinearFacts, sample: LinearFacts, every: Compared) -> str | None:
+        """The rows that the profile saw must be as it says; all rows as near as rows are to each other."""
+        assert every.facts is not None
+        pairs = [(every.facts, self._tolerance + 2 * every.spread)]
+        if sample.rows_checked == recorded.rows_checked:
+            pairs.insert(0, (sample, self._tolerance))
+        for facts, tolerance in pairs:
+            if abs(facts.codes_equal - recorded.codes_equal) > tolerance:
+                said = recorded.codes_equal
+                return f"has {facts.codes_equal:.1%} of its codes equal, and the profile says {said:.1%}"
+        return None
 
     def _factor(self, group: SmoothingGroup) -> Columns:
         factor = self._vector(f"inv_smoothing/{group.source}")

@@ -1,0 +1,109 @@
+"""Pairs that tools do make and that look wrong at first: each is profiled, and its profile replays."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pairs import folded, linears
+
+from flashrl_registry.documents import Profile
+from flashrl_registry.errors import CheckpointMismatchError
+from flashrl_registry.profiling import profile_pair, verify_profile
+
+L0 = "model.layers.0."
+UP, DOWN, GATE = (f"{L0}mlp.{name}_proj.weight" for name in ("up", "down", "gate"))
+V, OUT = (f"{L0}self_attn.{name}_proj.weight" for name in "vo")
+
+
+def accepted(pair: Any, folder: Path) -> Profile:
+    """Profile in both ways, and replay."""
+    folders = pair.write()
+    document, profile = profile_pair(*folders, folder / "sampled")
+    verify_profile(document, *folders)
+    verify_profile(profile_pair(*folders, folder / "every", every_row=True)[0], *folders)
+    return profile
+
+
+def test_norms_in_float32_replay_although_a_quotient_is_not_exact(pair: Any, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in pair.reference.items():
+        pair.reference[name] = tensor.float()
+        if name not in pair.inv_smoothing and name in pair.quantized and not name.endswith("_proj.weight"):
+            pair.quantized[name] = tensor.float()
+    for name in [name for name in pair.inv_smoothing if name.endswith("layernorm.weight")]:
+        factor = torch.exp(torch.randn(32, generator=generator))
+        pair.inv_smoothing[name] = factor
+        pair.quantized[name] = pair.reference[name] / (1 / factor)
+    for name in linears(pair):
+        weight = folded(pair, name)
+        scale = weight.abs().amax(dim=1, keepdim=True) / 127
+        pair.quantized[name], pair.quantized[f"{name}_scale"] = (weight / scale).round().to(torch.int8), scale
+    assert len(accepted(pair, tmp_path).smoothing) == 6
+
+
+def test_rows_that_differ_from_each_other_are_no_drift_of_a_sample(pair: Any, tmp_path: Path) -> None:
+    """The share of equal codes is that of the rows that were looked at, and others have another."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(512, 32, generator=generator).to(torch.bfloat16)
+    scale = weight.float().abs().amax(dim=1, keepdim=True) / 127
+    shift = torch.zeros(512, 32)
+    shift[(torch.arange(512) // 8 % 2 == 0), ::4] = 1  # the first and the last rows, and half of the others
+    shift[-8:, ::4] = 1
+    name = f"{L0}self_attn.gate.weight"
+    pair.reference[name], pair.quantized[f"{name}_scale"] = weight, scale
+    pair.quantized[name] = ((weight.float() / scale).round() + shift).clamp(-128, 127).to(torch.int8)
+    accepted(pair, tmp_path)
+
+
+@pytest.mark.parametrize("tiny", [1e-9, 1e-20, 1e-38])
+def test_rows_that_are_too_small_for_a_code_have_no_factor_and_are_no_fault(
+    pair: Any, tmp_path: Path, tiny: float
+) -> None:
+    """A neuron that has decayed: its scale is the smallest that a tool writes, and its codes are zero."""
+    pair.reference[UP][3] = (pair.reference[UP][3].float() * tiny).to(torch.bfloat16)
+    pair.quantized[UP][3], pair.quantized[f"{UP}_scale"][3] = 0, torch.finfo(torch.float32).eps
+    (group,) = (group for group in accepted(pair, tmp_path).smoothing if group.source == UP)
+    assert group.num_zero_channels == 1
+
+
+def test_codes_that_are_zero_where_the_weights_are_not_are_a_fault_still(pair: Any, tmp_path: Path) -> None:
+    pair.quantized[UP][3] = 0
+    with pytest.raises(CheckpointMismatchError, match=f"{UP}: has no positive, finite factor in 1 of 48 channels"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_rows_of_zeros_are_dead_in_asymmetric_codes_too(pair: Any, tmp_path: Path) -> None:
+    """Their codes are the zero point, which is not zero."""
+    pair.group["weights"]["symmetric"] = False
+    pair.reference[UP][3] = 0
+    for name in linears(pair):
+        weight = folded(pair, name)
+        low, high = weight.amin(dim=1, keepdim=True).clamp(max=0), weight.amax(dim=1, keepdim=True).clamp(min=0)
+        scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
+        zero = (-128 - low / scale).round().clamp(-128, 127)
+        pair.quantized[f"{name}_scale"], pair.quantized[f"{name}_zero_point"] = scale, zero.to(torch.int8)
+        pair.quantized[name] = (weight / scale + zero).round().clamp(-128, 127).to(torch.int8)
+    (group,) = (group for group in accepted(pair, tmp_path).smoothing if group.source == UP)
+    assert group.num_zero_channels == 1
+
+
+def test_a_bias_behind_a_row_of_zeros_may_have_any_factor(pair: Any, tmp_path: Path) -> None:
+    """The weights do not say what it was, and the columns that read it are left out."""
+    pair.reference[UP][3], pair.quantized[UP][3] = 0, 0
+    pair.reference[f"{L0}mlp.up_proj.bias"] = torch.ones(48)
+    pair.quantized[f"{L0}mlp.up_proj.bias"] = torch.ones(48) * pair.inv_smoothing[UP]
+    pair.quantized[f"{L0}mlp.up_proj.bias"][3] = 17.0
+    accepted(pair, tmp_path)
+
+
+def test_errors_of_gptq_where_few_channels_are_large_are_rounding(pair: Any, tmp_path: Path) -> None:
+    """They are up to 0.86 codes."""
+    generator = torch.Generator().manual_seed(2)
+    for name in linears(pair):
+        weight = folded(pair, name) / pair.quantized[f"{name}_scale"].float()
+        noise = torch.randn(weight.shape, generator=generator) * 0.78
+        pair.quantized[name] = (weight + noise).round().clamp(-128, 127).to(torch.int8)
+    profile = accepted(pair, tmp_path)
+    assert {facts.rounding for facts in profile.linears} == {"gptq"}
+    assert len(profile.smoothing) == 6
