@@ -1,24 +1,23 @@
 """Locks: what references mean now, written down; and whether they still mean it."""
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from flashrl_registry.documents import Lock, LockedPlan, read_document, write_atomically, yaml_text
 from flashrl_registry.documents.lock import PathSource, Source
 from flashrl_registry.errors import FlashRLError, InvalidRefError, StoreUnavailableError
+from flashrl_registry.registry.alone import alone_with
 from flashrl_registry.registry.chain import PlanSource
 from flashrl_registry.registry.hybrids import Bundle, HybridBundle
+from flashrl_registry.registry.lock_entries import asked_by
 from flashrl_registry.registry.open import open_any
-from flashrl_registry.registry.ref import PathRef, PresetRef, parse_ref
+from flashrl_registry.registry.ref import PathRef, PlanRef, PresetRef, parse_ref
 
 LOCK_FILE = "flashrl.lock"
-_WAIT_SECONDS = 60.0
+LOCK_SUFFIXES = (".lock", ".json", ".yaml", ".yml")
+"""Endings of files that are looked into for a lock."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ def lock_references(references: Iterable[str], store: PlanSource, folder: Path) 
     """Resolve references and write down where they lead.
 
     Args:
-        references: As programs write them.
+        references: As programs write them here.
         store: The chain of stores.
-        folder: The lock's folder; relative paths are relative to it.
+        folder: The lock's folder; relative paths in the lock are relative to it, also those that are asked for.
 
     Returns:
         The lock, and the plans in its order; all of their files are here now.
@@ -68,8 +67,7 @@ def lock_references(references: Iterable[str], store: PlanSource, folder: Path) 
         InvalidRefError: A scheme name, which means another plan for every model.
         FlashRLError: A reference leads nowhere.
     """
-    found = {text: _resolved(text, store, folder) for text in sorted(set(references))}
-    return Lock(entries=[entry for entry, _ in found.values()]), [bundle for _, bundle in found.values()]
+    return _in_order(_resolved(text, parse_ref(text), store, Path(), folder) for text in references)
 
 
 def check_lock(lock: Lock, store: PlanSource, folder: Path) -> list[Checked]:
@@ -85,43 +83,71 @@ def check_lock(lock: Lock, store: PlanSource, folder: Path) -> list[Checked]:
 
 def relock(lock: Lock, store: PlanSource, folder: Path) -> tuple[Lock, list[Bundle]]:
     """Resolve a lock's references anew, as :func:`lock_references` does; its paths are relative to its folder."""
-    found = [_again(entry, store, folder) for entry in lock.entries]
-    return Lock(entries=[entry for entry, _ in found]), [bundle for _, bundle in found]
+    return _in_order(_again(entry, store, folder) for entry in lock.entries)
+
+
+def _in_order(found: Iterable[tuple[LockedPlan, Bundle]]) -> tuple[Lock, list[Bundle]]:
+    by_request = {entry.requested: (entry, bundle) for entry, bundle in found}
+    entries = [by_request[requested] for requested in sorted(by_request)]
+    return Lock(entries=[entry for entry, _ in entries]), [bundle for _, bundle in entries]
 
 
 def merged(old: Lock | None, new: Lock) -> Lock:
     """A lock with entries replaced and added; what was not locked again stays."""
-    entries = {entry.requested: entry for entry in [*(old.entries if old else []), *new.entries]}
-    return Lock(entries=[entries[requested] for requested in sorted(entries)])
+    entries = {_request(entry): entry for entry in [*(old.entries if old else []), *new.entries]}
+    return Lock(entries=sorted(entries.values(), key=lambda entry: entry.requested))
+
+
+def _request(entry: LockedPlan) -> str:
+    """What an entry was asked for, in one spelling."""
+    place, mark, digest = entry.requested.partition("#")
+    return os.path.normpath(place) + mark + digest if isinstance(entry.source, PathSource) else entry.requested
 
 
 def update_lock(file: Path, new: Lock) -> Lock:
     """Put entries into a lock's file; what other processes lock at the same time stays.
 
     Args:
-        file: Created where missing; YAML by its ending, else JSON.
+        file: Created where missing; YAML by its ending, else JSON. A link stays one: the file that it leads to is
+            written.
         new: The entries.
 
     Returns:
         What is in the file now.
 
     Raises:
+        InvalidRefError: By its name nobody would take it for a lock.
         DocumentError: The file is damaged.
-        StoreUnavailableError: Another process kept it.
+        StoreUnavailableError: It cannot be written, or another process kept it.
     """
-    key = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    # Not beside the lock: a file that nobody removes would lie in every repository.
-    guard = FileLock(Path(tempfile.gettempdir()) / f"flashrl-lock-{key}", timeout=_WAIT_SECONDS, mode=0o666)
+    check_lock_name(file)
+    place = Path(os.path.realpath(file))
     try:
-        with guard:
-            locked = merged(read_document(file, Lock) if file.exists() else None, new)
+        with alone_with(place):
+            locked = merged(read_document(place, Lock) if place.exists() else None, new)
             as_yaml = file.suffix in {".yaml", ".yml"}
-            write_atomically(file, yaml_text(locked).encode() if as_yaml else locked.json_file())
-    except Timeout as exc:
+            write_atomically(place, yaml_text(locked).encode() if as_yaml else locked.json_file())
+    except OSError as exc:
         raise StoreUnavailableError(
-            f"another process has been writing {file} for {_WAIT_SECONDS:.0f} seconds", hint="try again"
+            f"{file} cannot be written: {exc.strerror or exc}",
+            hint="make its folder writable, or write another lock with: flashrl-registry lock -o",
+            context={"lock": str(file)},
         ) from exc
     return locked
+
+
+def check_lock_name(file: Path) -> None:
+    """Refuse a name by which nobody would take the file for a lock.
+
+    Raises:
+        InvalidRefError: It has none of :data:`LOCK_SUFFIXES`.
+    """
+    if file.suffix not in LOCK_SUFFIXES:
+        raise InvalidRefError(
+            f"{file} would not be taken for a lock: its name ends in none of {', '.join(LOCK_SUFFIXES)}",
+            hint=f"write {file}.lock",
+            context={"lock": str(file)},
+        )
 
 
 def commits_of(locks: Sequence[Lock]) -> set[str]:
@@ -130,24 +156,25 @@ def commits_of(locks: Sequence[Lock]) -> set[str]:
 
 
 def _again(entry: LockedPlan, store: PlanSource, folder: Path) -> tuple[LockedPlan, Bundle]:
-    if not isinstance(entry.source, PathSource):
-        return _resolved(entry.requested, store, folder)
-    bundle = open_any(PathRef(folder / Path(entry.source.path).expanduser()), store)
-    return lock_bundle(entry.requested, bundle, entry.source.path), bundle
+    return _resolved(entry.requested, asked_by(entry, folder), store, folder, folder)
 
 
-def _resolved(text: str, store: PlanSource, folder: Path) -> tuple[LockedPlan, Bundle]:
-    ref = parse_ref(text)
+def _resolved(text: str, ref: PlanRef, store: PlanSource, here: Path, folder: Path) -> tuple[LockedPlan, Bundle]:
+    """A reference that was written in one folder, for a lock in another."""
     if isinstance(ref, PresetRef):
         raise InvalidRefError(
             f"'{text}' is a scheme name: it means another plan for every model, so there is nothing to lock",
             hint=f"compile it for the model and lock that: flashrl-registry compile -m MODEL --scheme {text} -o DIR",
         )
-    bundle = open_any(ref, store)
-    path = str(ref.path) if isinstance(ref, PathRef) else ""
-    if path and not Path(path).is_absolute():
-        path = os.path.relpath(path, folder)
-    return lock_bundle(text, bundle, path), bundle
+    if not isinstance(ref, PathRef):
+        return lock_bundle(text, bundle := open_any(ref, store)), bundle
+    if ref.path.is_absolute():
+        return lock_bundle(text, bundle := open_any(ref, store), str(ref.path)), bundle
+    # What a program asks for where the lock lies: the same text means another place in every folder.
+    path = os.path.relpath(Path(os.path.realpath(here)) / ref.path, os.path.realpath(folder))
+    bundle = open_any(replace(ref, path=folder / path), store)
+    plainly_a_path = path if path.startswith(".") else f"./{path}"
+    return lock_bundle(plainly_a_path + text[len(text.partition("#")[0]) :], bundle, path), bundle
 
 
 def lock_bundle(requested: str, bundle: Bundle, path: str = "") -> LockedPlan:

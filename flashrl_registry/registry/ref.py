@@ -148,12 +148,17 @@ def masked(text: str) -> str:
     return re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_...", text)
 
 
-def parse_ref(text: str) -> PlanRef:
+def parse_ref(text: str, here: Path | None = Path()) -> PlanRef:
     """Parse a reference.
 
     ``./`` and endings such as ``.yaml`` mean a path, except that what does not exist here and has the form
     ``owner/repo/path/file.yaml`` is a file on the Hub. What could be both an existing path and a registry name is
     refused: a folder that happens to lie here must not stand in for a published plan.
+
+    Args:
+        text: The reference.
+        here: Folder whose files count as existing; None takes none for existing. The path of a result stays as it is
+            written.
 
     Raises:
         InvalidRefError: Not a reference; the hint lists the forms.
@@ -176,7 +181,7 @@ def parse_ref(text: str) -> PlanRef:
         raise _invalid(text, "an address is no reference by itself; write namespace/name?store=ADDRESS")
     match = _NAMED.fullmatch(place)
     plainly_a_path = place.startswith((".", "/", "~")) or place.endswith((".yaml", ".yml", ".json"))
-    exists = bool(place) and Path(place).expanduser().exists()
+    exists = bool(place) and here is not None and (here / Path(place).expanduser()).exists()
     if place and (plainly_a_path or exists):
         if match is not None and not plainly_a_path:
             raise InvalidRefError(

@@ -1,23 +1,25 @@
 """A lock to the plan that one of its entries pins: that one, byte for byte, or an error."""
 
+import os
 from pathlib import Path
 
 from flashrl_registry.documents import Lock, LockedPlan, canonical_scheme, claimed_kind, read_document
-from flashrl_registry.documents.bundled import bundled
 from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.io import read_text
-from flashrl_registry.documents.lock import BundledSource, HubSource, LocalSource, PathSource, UrlSource
-from flashrl_registry.errors import IntegrityError, NotFoundError
-from flashrl_registry.registry import HubFileRef, NamedRef, PathRef, PlanRef, parse_ref
-from flashrl_registry.registry.locking import LOCK_FILE
+from flashrl_registry.errors import InvalidRefError, NotFoundError
+from flashrl_registry.registry import PathRef, PlanRef, parse_ref
+from flashrl_registry.registry.answering import Found
+from flashrl_registry.registry.lock_entries import asked_by, check_entry, folder_of, located, reference_of
+from flashrl_registry.registry.locking import LOCK_FILE, LOCK_SUFFIXES
 
 
-def locked_reference(text: str) -> PlanRef | None:
+def locked_reference(text: str, *, portable: bool = False) -> PlanRef | None:
     """Find out whether a reference names a lock, and which plan that is.
 
     Args:
         text: ``path/of/the.lock`` where it has one entry, or ``path/of/the.lock#<requested>``, with the reference as
             the lock has it under ``requested``.
+        portable: As in :func:`reference_of`.
 
     Returns:
         A reference that pins the entry's digest; None where the text names no lock.
@@ -25,47 +27,64 @@ def locked_reference(text: str) -> PlanRef | None:
     Raises:
         DocumentError: The lock is malformed.
         NotFoundError: No such entry, or several and none is named.
+        IntegrityError: The entry leads to what its reference cannot mean.
     """
     path_text, _, requested = text.partition("#")
     file = Path(path_text).expanduser()
     if not path_text or not _is_lock(file):
         return None
-    return reference_of(_entry(read_document(file, Lock), requested, file), file.parent)
+    return _checked(_entry(read_document(file, Lock), requested, file), file, portable=portable)
 
 
-def lock_in_place(text: str, folder: Path) -> PlanRef | None:
+def lock_in_place(text: str, folder: Path, *, portable: bool = False) -> PlanRef | None:
     """What the lock of a working folder pins for a reference; a job that was locked runs that.
 
     Args:
         text: The reference as a program writes it.
         folder: The working folder; its ``flashrl.lock`` is read.
+        portable: As in :func:`reference_of`.
 
     Returns:
-        A reference that pins the entry's digest; None without a lock, and where it has no entry for exactly this text.
+        A reference that pins the entry's digest; None without a lock, and where it has no entry for this reference.
 
     Raises:
-        DocumentError: The lock is damaged.
-        IntegrityError: Its entry leads to a plan of another name, whose signature nobody would ask for.
+        DocumentError: The lock is damaged, or a link that leads nowhere.
+        InvalidRefError: What is locked by name could be a path here, too.
+        IntegrityError: Its entry leads to what the reference cannot mean, such as a plan of another name, whose
+            signature nobody would ask for.
     """
     file = folder / LOCK_FILE
-    if not file.is_file() or canonical_scheme(text) is not None:
+    # A link that leads nowhere is there: reading it says so.
+    if not os.path.lexists(file) or canonical_scheme(text) is not None:
         return None
-    for entry in read_document(file, Lock).entries:
-        if entry.requested == text:
-            found = reference_of(entry, file.parent)
-            _check_same_name(text, found, file)
-            return found
+    lock, wanted = read_document(file, Lock), _asked(text, folder)
+    for entry in lock.entries:
+        if _means(entry, folder_of(file)) == wanted:
+            parse_ref(text, folder)  # what could be a path here, too, is refused with a lock as without
+            return _checked(entry, file, portable=portable)
     return None
 
 
-def _check_same_name(text: str, found: PathRef | NamedRef | HubFileRef, file: Path) -> None:
-    asked = parse_ref(text)
-    if isinstance(asked, NamedRef) and isinstance(found, NamedRef) and asked.name != found.name:
-        raise IntegrityError(
-            f"{file} locks {text} to a plan of another name: {found}",
-            hint=f"lock it again: flashrl-registry lock {text}",
-            context={"lock": str(file), "ref": text},
-        )
+def _asked(text: str, folder: Path) -> PathRef | str:
+    """What entries are looked up by: the place of a path, however it is written; else the text itself."""
+    try:
+        ref = parse_ref(text, folder)
+    except InvalidRefError:  # another program's way of writing a place; who reads it says what is wrong
+        return text
+    return located(ref, folder) if isinstance(ref, PathRef) else text
+
+
+def _means(entry: LockedPlan, folder: Path) -> PathRef | str:
+    try:
+        ref = asked_by(entry, folder)
+    except InvalidRefError:
+        return entry.requested
+    return located(ref, folder) if isinstance(ref, PathRef) else entry.requested
+
+
+def _checked(entry: LockedPlan, file: Path, *, portable: bool) -> Found:
+    check_entry(entry, folder_of(file), file)
+    return reference_of(entry, folder_of(file), portable=portable)
 
 
 def lock_references_in(text: str) -> list[str] | None:
@@ -81,7 +100,7 @@ def lock_references_in(text: str) -> list[str] | None:
 
 
 def _is_lock(file: Path) -> bool:
-    is_text = file.suffix in {".json", ".lock", ".yaml", ".yml"} and file.is_file()
+    is_text = file.suffix in LOCK_SUFFIXES and file.is_file()
     return is_text and claimed_kind(read_text(file)) == Lock.KIND
 
 
@@ -100,25 +119,3 @@ def _entry(lock: Lock, requested: str, file: Path) -> LockedPlan:
         hint=f"write {file}#REF with REF as it was locked: {', '.join(known[:8])}",
         context={"lock": str(file), "requested": known},
     )
-
-
-def reference_of(entry: LockedPlan, folder: Path) -> PathRef | NamedRef | HubFileRef:
-    """The reference that leads to a locked plan and to no other.
-
-    Args:
-        entry: Of a lock.
-        folder: The lock's folder.
-    """
-    source = entry.source
-    if isinstance(source, LocalSource):
-        return NamedRef(source.name, source.version, entry.plan_digest, source.member)
-    if isinstance(source, UrlSource):
-        return NamedRef(source.name, source.version, entry.plan_digest, source.member, "url", source.url)
-    if isinstance(source, PathSource):
-        return PathRef(folder / Path(source.path).expanduser(), entry.plan_digest)
-    if isinstance(source, BundledSource):
-        return PathRef(bundled("profiles") / source.name, entry.plan_digest)
-    assert isinstance(source, HubSource)
-    if source.path is not None:
-        return HubFileRef(source.repository, source.path, source.commit, entry.plan_digest, source.endpoint)
-    return NamedRef(source.repository, source.commit, entry.plan_digest, source.member, "hub", source.endpoint)

@@ -21,7 +21,8 @@ from flashrl_registry.registry import (
     open_bundle,
     parse_ref,
 )
-from flashrl_registry.registry.hybrids import Bundle, HybridBundle
+from flashrl_registry.registry.answering import other_version
+from flashrl_registry.registry.hybrids import Bundle, HybridBundle, read_hybrid
 from flashrl_registry.registry.open import open_any
 from flashrl_registry.registry.plan_folders import refuse_two_kinds
 from flashrl_registry.registry.ref import with_digest
@@ -38,11 +39,13 @@ class OpenHybrid:
     Attributes:
         hybrid: The document.
         file: Its file; the members' paths are relative to the folder of it.
+        digest: Of the document, or of it and its members' plans; what it was opened by, where a reference pins one.
         published: The version that it is, where it is one.
     """
 
     hybrid: Hybrid
     file: Path
+    digest: str
     published: NamedRef | None = None
 
     def ref_for(self, member: HybridMember) -> PlanRef:
@@ -85,7 +88,9 @@ def open_hybrid(ref: PlanRef, store: PlanSource | None = None) -> OpenHybrid | N
     """
     if isinstance(ref, NamedRef) and ref.member is None and store is not None:
         bundle = store.open(ref)
-        return OpenHybrid(bundle.hybrid, bundle.file, ref) if isinstance(bundle, HybridBundle) else None
+        if not isinstance(bundle, HybridBundle):
+            return None
+        return OpenHybrid(bundle.hybrid, bundle.file, bundle.digest, ref)
     if not isinstance(ref, PathRef):
         return None
     refuse_two_kinds(ref.path)
@@ -94,20 +99,37 @@ def open_hybrid(ref: PlanRef, store: PlanSource | None = None) -> OpenHybrid | N
         return None
     hybrid = read_document(file, Hybrid)
     actual = hybrid.compute_digest()
-    if ref.digest not in {None, actual}:
-        raise IntegrityError(
-            f"{ref} is not the hybrid that the reference pins: expected {ref.digest}, actual {actual}",
-            context={"ref": str(ref), "expected": ref.digest, "actual": actual},
-        )
-    return OpenHybrid(hybrid, file)
+    if ref.digest in {None, actual}:
+        return OpenHybrid(hybrid, file, actual)
+    return _sealed(ref, ref.digest, hybrid, file)
 
 
-def pin_reference(ref: str, store: PlanSource) -> str:
+def _sealed(ref: PathRef, pinned: str, hybrid: Hybrid, file: Path) -> OpenHybrid:
+    """A hybrid by the digest that a lock has and commands show: of the document and of all its members' plans."""
+    actual = hybrid.compute_digest()
+    if all(member.is_path or canonical_scheme(member.plan) is not None for member in hybrid.members):
+        bundle = read_hybrid(file, str(ref))
+        if bundle.digest == pinned:
+            digests = [member.digest for member in bundle.hybrid.members]
+            members = [
+                member.model_copy(update={"digest": digest})
+                for member, digest in zip(hybrid.members, digests, strict=True)
+            ]
+            return OpenHybrid(hybrid.model_copy(update={"members": members}), file, pinned)
+        actual = bundle.digest
+    raise IntegrityError(
+        f"{ref} is not the hybrid that the reference pins: expected {pinned}, actual {actual}",
+        context={"ref": str(ref), "expected": pinned, "actual": actual},
+    )
+
+
+def pin_reference(ref: str | PlanRef, store: PlanSource, *, asked: PlanRef | None = None) -> str:
     """The same plan under a reference that no other plan can answer to.
 
     Args:
-        ref: A path, a registry name, or a hybrid document.
+        ref: A path, a registry name, or a hybrid document; parsed or not.
         store: One store, or the chain of them.
+        asked: As for :func:`pin`.
 
     Returns:
         ``/absolute/path#sha256=...`` or ``namespace/name@version#sha256=...``, with ``?store=`` before the digest where
@@ -119,19 +141,24 @@ def pin_reference(ref: str, store: PlanSource) -> str:
             digest.
         DocumentError: It is malformed.
     """
-    parsed = locked_reference(ref) or parse_ref(ref)
+    parsed = (locked_reference(ref, portable=True) or parse_ref(ref)) if isinstance(ref, str) else ref
     if isinstance(parsed, PresetRef):
         return str(parsed)
     if (opened := open_hybrid(parsed)) is not None:
         return _pin_hybrid(opened, store)
-    pinned, _ = pin(parsed, store)
+    pinned, _ = pin(parsed, store, asked=asked)
     return with_digest(replace(pinned, path=pinned.path.resolve()) if isinstance(pinned, PathRef) else pinned)
 
 
 def pin(
-    ref: PathRef | NamedRef | HubFileRef, store: PlanSource
+    ref: PathRef | NamedRef | HubFileRef, store: PlanSource, *, asked: PlanRef | None = None
 ) -> tuple[PathRef | NamedRef | HubFileRef, tuple[str, ...]]:
     """The same plan under a reference that does not move: an exact version or commit, and its digest.
+
+    Args:
+        ref: Of the plan.
+        store: One store, or the chain of them.
+        asked: What a lock or another process found ``ref`` for: a commit is the version that this names, or an error.
 
     Returns:
         The reference, and what whoever uses the plan should read.
@@ -141,6 +168,11 @@ def pin(
         DocumentError: It is malformed.
     """
     bundle = open_any(ref, store)
+    version = bundle.source.version if isinstance(bundle.source, HubSource) else None
+    if (other := other_version(asked, ref, version)) is not None:
+        raise IntegrityError(
+            f"{ref} is {other} ({version}), and {asked} was asked for", context={"ref": str(ref), "asked": str(asked)}
+        )
     return _exact(ref, bundle), bundle.warnings
 
 
@@ -174,4 +206,4 @@ def _pin_hybrid(opened: OpenHybrid, store: PlanSource) -> str:
                 f"{opened.file}: member '{member.name}' pins no digest, so its plan could change under the hybrid",
                 hint=f"add to the member: digest: {digest}",
             )
-    return with_digest(PathRef(opened.file.resolve(), opened.hybrid.compute_digest()))
+    return with_digest(PathRef(opened.file.resolve(), opened.digest))

@@ -18,7 +18,7 @@ from flashrl_registry.documents import Environment, LockedPlan, Plan, ResolvedPl
 from flashrl_registry.errors import FlashRLError, NotFoundError, PluginNotActiveError
 from flashrl_registry.registry import open_bundle, open_chain
 from flashrl_registry.registry.bundle import check_sidecar
-from flashrl_registry.resolver.locked import reference_of
+from flashrl_registry.registry.lock_entries import reference_of
 from flashrl_registry.resolver.resolve import Resolution
 
 

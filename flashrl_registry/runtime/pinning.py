@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 
 from flashrl_registry.errors import InvalidRefError
-from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, PresetRef, open_chain, parse_ref
+from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, open_chain, parse_ref
+from flashrl_registry.registry.answering import other_than_asked
 from flashrl_registry.registry.locking import LOCK_FILE
 from flashrl_registry.registry.ref import is_commit, is_version, with_digest
 from flashrl_registry.resolver import lock_in_place, pin_reference
@@ -41,11 +42,12 @@ def pin(ref: str) -> str:
         RegistryError: The plan is not there, its bytes differ from their digests, or a member pins no digest.
         DocumentError: It is malformed.
     """
-    locked = lock_in_place(ref, Path())
-    if locked is None or isinstance(locked, PresetRef):
-        return pin_reference(ref, open_chain(os.environ))
+    stores = open_chain(os.environ)
+    locked = lock_in_place(ref, Path(), portable=True)
+    if locked is None:
+        return pin_reference(ref, stores)
     logger.info("%s is %s: %s in the working folder locks it", ref, locked, LOCK_FILE)
-    return pin_reference(with_digest(locked), open_chain(os.environ))
+    return pin_reference(locked, stores, asked=_parsed(ref))
 
 
 def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str]) -> PlanRef:
@@ -66,14 +68,14 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
         return ref
     stores = open_chain(environ)
     if (known := _from_parent(config, ref, environ)) is not None:
-        _, warnings = pinned_ref(known, stores)
+        _, warnings = pinned_ref(known, stores, asked=_parsed(config))
         logger.info(
             "%s is %s: %s says what the process that started this one, or an engine before this one, resolved it to",
             config, with_digest(known), PINNED,
         )  # fmt: skip
         _log(warnings)
         return known
-    pinned, warnings = pinned_ref(ref, stores)
+    pinned, warnings = pinned_ref(ref, stores, asked=_parsed(config))
     _log(warnings)
     text = with_digest(pinned)
     environ[PINNED] = config + _ARROW + text
@@ -103,8 +105,8 @@ def _from_parent(config: str, ref: NamedRef | HubFileRef, environ: Mapping[str, 
         raise _changed(f"'{text}' pins no published plan by its digest")
     if not _is_exact(known):
         raise _changed(f"'{text}' names neither a version nor a commit")
-    if not _answers(known, ref):
-        raise _changed(f"'{text}' is not a plan that '{with_digest(ref)}' may mean")
+    if (other := other_than_asked(ref, known)) is not None:
+        raise _changed(f"'{text}' is {other}, and '{with_digest(ref)}' cannot mean it")
     return known
 
 
@@ -117,21 +119,12 @@ def _is_exact(known: NamedRef | HubFileRef) -> bool:
     return is_version(known.version or "") or (known.version is None and known.member is not None)
 
 
-def _answers(known: NamedRef | HubFileRef, asked: NamedRef | HubFileRef) -> bool:
-    """Whether a pinned reference is of the name, the store and the digest that were asked for."""
-    if asked.digest not in {None, known.digest} or asked.endpoint not in {None, known.endpoint}:
-        return False
-    if isinstance(known, HubFileRef) or isinstance(asked, HubFileRef):
-        return (
-            isinstance(known, HubFileRef)
-            and isinstance(asked, HubFileRef)
-            and (known.repository, known.path) == (asked.repository, asked.path)
-        )
-    if (known.name, known.member) != (asked.name, asked.member) or asked.store not in {None, known.store}:
-        return False
-    now, wanted = known.version or "", asked.version or ""
-    other = any(is_exact(now) and is_exact(wanted) and now != wanted for is_exact in (is_version, is_commit))
-    return not other
+def _parsed(config: str) -> PlanRef | None:
+    """What was asked for; None for a lock, and for another program's way of writing a place."""
+    try:
+        return parse_ref(config)
+    except InvalidRefError:
+        return None
 
 
 def _changed(why: str) -> InvalidRefError:

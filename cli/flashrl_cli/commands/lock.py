@@ -27,7 +27,8 @@ def lock(
     """Lock references: where each plan is, at which commit or version, and its digest. FLASHRL_CONFIG may be a lock."""
     from flashrl_registry.documents import Lock, read_document
     from flashrl_registry.registry.keeping import keep_for
-    from flashrl_registry.registry.locking import lock_references, relock, update_lock
+    from flashrl_registry.registry.lock_entries import folder_of
+    from flashrl_registry.registry.locking import check_lock_name, lock_references, relock, update_lock
 
     old = read_document(file, Lock) if file.exists() else None
     if check:
@@ -35,10 +36,11 @@ def lock(
             raise typer.BadParameter("--check looks at what is locked; give no references", param_hint="REF")
         _check(file, old, allow_stale=allow_stale, as_json=as_json)
         return
+    check_lock_name(file)  # before anything is fetched
     if not references and not (old and old.entries):
         raise typer.BadParameter(f"nothing to lock: name references; there is no {file} yet", param_hint="REF")
     with output.waiting("locking", enabled=not as_json):
-        stores, folder = open_chain(allow_stale=allow_stale), file.resolve().parent
+        stores, folder = open_chain(allow_stale=allow_stale), folder_of(file)
         if references or old is None:
             new, bundles = lock_references(references or [], stores, folder)
         else:
@@ -58,11 +60,12 @@ def lock(
 
 def _check(file: Path, old: "Lock | None", *, allow_stale: bool, as_json: bool) -> None:
     from flashrl_registry.errors import NotFoundError
+    from flashrl_registry.registry.lock_entries import folder_of
     from flashrl_registry.registry.locking import check_lock
 
     if old is None:
         raise NotFoundError(f"no lock at {file}", hint=f"write it with: flashrl-registry lock REF... -o {file}")
-    checked = check_lock(old, open_chain(allow_stale=allow_stale), file.resolve().parent)
+    checked = check_lock(old, open_chain(allow_stale=allow_stale), folder_of(file))
     wrong = [entry for entry in checked if not entry.same]
     lines = [f"{entry.locked.requested}: {'unchanged' if entry.same else entry.moved}" for entry in checked]
     output.result(

@@ -75,7 +75,7 @@ def test_a_plan_from_a_shared_store_is_looked_for_there(tmp_path: Path) -> None:
 
 def test_a_bundled_plan_is_found(tmp_path: Path) -> None:
     name = "HuggingFaceTB/SmolLM2-135M-Instruct/int8"
-    file = lock(tmp_path, (name, {"kind": "bundled", "name": name}))
+    file = lock(tmp_path, ("HuggingFaceTB/SmolLM2-135M-Instruct:int8", {"kind": "bundled", "name": name}))
     ref = locked_reference(str(file))
     assert ref is not None
     with pytest.raises(IntegrityError):  # the digest above is not this plan's
