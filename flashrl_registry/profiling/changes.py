@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from flashrl_registry.profiling.facts import factor_fault, norm_factor
+from flashrl_registry.profiling.facts import factor_fault, norm_factor, num_unusable
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Bytes, Mask
 from flashrl_registry.profiling.linear import ROWS_SAMPLED, Pair
@@ -35,7 +35,7 @@ class ChangedVector:
         quantized: In float32.
         factors: By offset, 0 for ``w`` and 1 for ``1 + w``: the factor and the channels that are dead; only those
             that can be divided out again.
-        fault: What is wrong with the plain quotient, or None.
+        fault: What is wrong with the quotient, of ``w`` or ``1 + w``, in which less is; None where one is good.
     """
 
     reference: F32
@@ -72,8 +72,13 @@ def _changed(pair: Pair, name: str) -> ChangedVector:
     reference = pair.reference.array(name).astype(np.float32)
     quantized = pair.quantized.array(name).astype(np.float32)
     factors = {offset: norm_factor(reference, quantized, offset) for offset in (0, 1)}
-    usable = {offset: found for offset, found in factors.items() if factor_fault(found[0]) is None}
-    return ChangedVector(reference, quantized, usable, factor_fault(factors[0][0]))
+    faults = {offset: factor_fault(found[0]) for offset, found in factors.items()}
+    usable = {offset: found for offset, found in factors.items() if faults[offset] is None}
+    if usable:
+        return ChangedVector(reference, quantized, usable, None)
+    plain, shifted = (num_unusable(factors[offset][0]) for offset in (0, 1))
+    reason = f"{faults[1]} as a norm of 1 + w" if shifted < plain else faults[0]
+    return ChangedVector(reference, quantized, usable, reason)
 
 
 def _compared(pair: Pair, name: str) -> Literal["same", "differs", "not finite"]:

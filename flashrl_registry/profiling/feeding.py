@@ -8,7 +8,7 @@ where a factor is near one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from flashrl_registry.documents.profile import ChannelMap
 from flashrl_registry.profiling.changes import ChangedVector
 from flashrl_registry.profiling.channels import Heads, channel_maps, mapped
 from flashrl_registry.profiling.correspondence import scale_name
-from flashrl_registry.profiling.facts import factor_fault
+from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, factor_fault
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, SampledRows, row_factor
@@ -31,10 +31,6 @@ from flashrl_registry.profiling.plausible import (
 )
 from flashrl_registry.profiling.relations import Relation, is_measured_always
 
-LARGEST_RESIDUAL = 1.0
-"""Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
-GPTQ up to 0.49; the factor of another norm, or none, left 5 to 166 (all measured on a 135M model). GPTQ leaves up to
-0.86 where inputs are correlated and a few channels are fifty times the others (synthetic ones, damping 0.01)."""
 ROUNDING_ONLY = 0.33
 """Residual that leaves nothing to explain."""
 _KEPT_BYTES = 16 << 20
@@ -156,6 +152,8 @@ class Feeding:
         floor = None
         if best >= ROUNDING_ONLY and linear.num_parts == 1:
             floor = sample.fit()[1]
+        if best > _limit(floor):
+            best, fed = _without_lost(sample, fed, best)
         if best <= _limit(floor):
             self.fed[linear.name] = fed
             self._check_columns(sample, fed)
@@ -206,9 +204,13 @@ class Feeding:
                     best = left, source, channels, Fed(target, source.name, columns, _carries_rows(plain, left))
             if best is not None and best[0] < ROUNDING_ONLY:
                 break
-        if best is None or (not forced and best[0] > _limit(floor)):
+        if best is None:
             return
-        _, source, channels, fed = best
+        left, source, channels, fed = best
+        if left > _limit(floor):
+            left, fed = _without_lost(sample, fed, left)
+            if not forced and left > _limit(floor):
+                return
         self.fed[target.name] = fed
         self.unexplained.pop(target.name, None)
         self.row_groups.setdefault(source.name, (channels, []))[1].append(target.name)
@@ -241,6 +243,16 @@ class Feeding:
         if linear.name not in self.rows:
             self.rows[linear.name] = row_factor(self.pair, linear, self.fed[linear.name].columns)
         return self.rows[linear.name]
+
+
+def _without_lost(sample: Sample, fed: Fed, left: float) -> tuple[float, Fed]:
+    """The same where columns that lost their codes are left out, if there are such."""
+    lost = sample.lost(fed.columns)
+    if lost is None:
+        return left, fed
+    columns = fed.columns.without(lost)
+    plain, best = sample.residuals(columns)
+    return best, replace(fed, columns=columns, carries_rows=_carries_rows(plain, best))
 
 
 def _num_shared(left: str, right: str) -> int:

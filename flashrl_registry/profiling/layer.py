@@ -18,9 +18,9 @@ from flashrl_registry.documents.profile import ChannelMap
 from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized
 from flashrl_registry.profiling.channels import Heads, feeding_rows
 from flashrl_registry.profiling.correspondence import scale_name
-from flashrl_registry.profiling.facts import Compared, factor_fault, linear_facts
+from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, Compared, factor_fault, linear_facts
 from flashrl_registry.profiling.faults import Fault
-from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL, Fed, Feeding
+from flashrl_registry.profiling.feeding import Fed, Feeding
 from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import Columns, Linear, Pair, read_linear
 from flashrl_registry.profiling.plausible import far_factors, some, wrong_scales

@@ -28,6 +28,8 @@ _BLOCKS, _BLOCKS_OF_EXPERTS = 4, 16
 _LOW = {"bfloat16": 1, "float16": 2}
 _NO_CODE = 0.5
 """Weight, in codes, that still rounds to zero."""
+_LOST = 1 / 8
+"""Largest share of columns that may have lost their codes."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Columns:
         if len(self.inv_EI) == 1:
             return self
         return Columns(self.inv_EI[parts], None if self.dead_EI is None else self.dead_EI[parts])
+
+    def without(self, lost_I: Mask) -> "Columns":
+        """The same, with more channels that are left out of every fit and comparison."""
+        dead = np.zeros(self.inv_EI.shape, np.bool_) if self.dead_EI is None else self.dead_EI
+        return Columns(self.inv_EI, dead | lost_I)
 
     def part_rows(self, linear: Linear) -> int:
         """Rows of the linear that one row of the factor is for."""
@@ -287,6 +294,21 @@ class Sample:
             usable = (below > 0) & (above > 0)  # a factor is positive
             best = (squares - np.where(usable, above * above / below, 0.0)).sum() / max(1, count)
         return float(np.sqrt(max(fixed, 0.0))), float(np.sqrt(max(best, 0.0)))
+
+    def lost(self, columns: Columns) -> Mask | None:
+        """Columns without a code, some of whose weights are too large for that; None where there are none, or many.
+
+        GPTQ sets a column to zero whose input was zero in every token that it saw: behind a neuron that is dead.
+        """
+        without = ~self.y_RI.any(axis=0)
+        if columns.dead_EI is not None:
+            without &= ~columns.dead_EI.all(axis=0)
+        which = np.flatnonzero(without)
+        at = columns.at(self.rows // self.linear.part_rows)
+        inverse = at.inv_EI[:, which]
+        lost: Mask = np.zeros(without.size, np.bool_)
+        lost[which] = (np.abs(self.x_RI[:, which] * inverse) > 2 * _NO_CODE).any(axis=0)
+        return lost if 0 < lost.sum() <= lost.size * _LOST else None
 
     def row_factor(self, columns: Columns) -> F64:
         """The best factor of each row for a factor of the columns; 1 where there is none."""

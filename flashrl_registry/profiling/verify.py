@@ -17,9 +17,8 @@ from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import ProfilingError
 from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized, is_cast
 from flashrl_registry.profiling.channels import mapped
-from flashrl_registry.profiling.facts import Compared, linear_facts
+from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, Compared, linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
-from flashrl_registry.profiling.feeding import LARGEST_RESIDUAL
 from flashrl_registry.profiling.layout import F32
 from flashrl_registry.profiling.linear import Columns, Pair, read_linear
 from flashrl_registry.profiling.output import PICKLES, StoredVector, document_path

@@ -107,3 +107,29 @@ def test_errors_of_gptq_where_few_channels_are_large_are_rounding(pair: Any, tmp
     profile = accepted(pair, tmp_path)
     assert {facts.rounding for facts in profile.linears} == {"gptq"}
     assert len(profile.smoothing) == 6
+
+
+@pytest.mark.parametrize("name", [OUT, GATE, UP, DOWN])
+def test_columns_that_gptq_set_to_zero_behind_a_dead_neuron_are_no_fault(pair: Any, tmp_path: Path, name: str) -> None:
+    """Their input was zero in every token; the weights of the reference are what they were."""
+    pair.quantized[name][:, [5, 20]] = 0
+    profile = accepted(pair, tmp_path)
+    assert max(facts.residual_rms for facts in profile.linears) < 0.4
+    assert len(profile.smoothing) == 6
+
+
+def test_more_than_some_columns_without_codes_are_a_fault(pair: Any, tmp_path: Path) -> None:
+    pair.quantized[OUT][:, :8] = 0
+    with pytest.raises(CheckpointMismatchError, match=f"{OUT}: is not explained"):
+        profile_pair(*pair.write(), tmp_path / "out")
+
+
+def test_a_norm_of_one_plus_w_that_became_zero_in_a_channel_is_refused_as_that(pair: Any, tmp_path: Path) -> None:
+    """As a norm of ``w`` it would be wrong in every channel that changed its sign, which says nothing."""
+    norm = f"{L0}input_layernorm.weight"
+    pair.reference[norm] = torch.linspace(-0.5, 0.5, 32)
+    pair.quantized[norm] = (1 + pair.reference[norm]) / 3 - 1
+    pair.quantized[norm][4] = -1
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert "no positive, finite factor in 1 of 32 channels (the first is 4) as a norm of 1 + w" in str(caught.value)
