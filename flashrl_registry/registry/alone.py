@@ -34,7 +34,7 @@ def alone_with(file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # another user's, in a folder such as /tmp: it stays, and is free
             guard.unlink()  # before it is given free: who waits sees that it is gone, and makes another
         os.close(handle)
 
@@ -67,15 +67,16 @@ def _try(guard: Path) -> int | None:
 
 
 def _open(guard: Path) -> int | None:
-    # Not through a link, which would lead to a file of somebody's.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC  # through a link it would be a file of somebody's
     try:
-        handle = os.open(guard, flags, 0o666)
-    except PermissionError:
-        if guard.exists() and os.access(guard.parent, os.W_OK):  # another user's, who is writing
-            return None
-        raise
-    with suppress(PermissionError):  # that user's turn may come next, whatever our umask is
+        return os.open(guard, flags)
+    except FileNotFoundError:
+        pass
+    try:
+        handle = os.open(guard, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return None
+    with suppress(PermissionError):  # another user's turn may come next, whatever our umask is
         os.fchmod(handle, 0o666)
     return handle
 

@@ -13,7 +13,7 @@ def other_than_asked(asked: PlanRef, found: Found, version: str | None = None) -
     """What a pinned plan is, where a reference cannot mean it.
 
     Args:
-        asked: The reference; a path is absolute, as in ``found``.
+        asked: The reference; its path is spelled as that of ``found`` would be.
         found: What is said to be its plan.
         version: Which version the commit of ``found`` is said to be.
 

@@ -68,10 +68,8 @@ def asked_by(entry: LockedPlan, folder: Path) -> PlanRef:
 
 
 def located(ref: R, folder: Path) -> R:
-    """A reference whose path is absolute, so that two spellings of one place are equal."""
-    if not isinstance(ref, PathRef):
-        return ref
-    return replace(ref, path=Path(os.path.normpath(Path(os.path.realpath(folder), ref.path))))
+    """A reference whose path is the place itself, so that two spellings of one are equal."""
+    return replace(ref, path=Path(os.path.realpath(folder / ref.path))) if isinstance(ref, PathRef) else ref
 
 
 def check_entry(entry: LockedPlan, folder: Path, file: Path) -> None:

@@ -128,8 +128,9 @@ def update_lock(file: Path, new: Lock) -> Lock:
             as_yaml = file.suffix in {".yaml", ".yml"}
             write_atomically(place, yaml_text(locked).encode() if as_yaml else locked.json_file())
     except OSError as exc:
+        where = "" if exc.filename in {None, str(place)} else f" ({exc.filename})"
         raise StoreUnavailableError(
-            f"{file} cannot be written: {exc.strerror or exc}",
+            f"{file} cannot be written: {exc.strerror or exc}{where}",
             hint="make its folder writable, or write another lock with: flashrl-registry lock -o",
             context={"lock": str(file)},
         ) from exc
@@ -171,8 +172,9 @@ def _resolved(text: str, ref: PlanRef, store: PlanSource, here: Path, folder: Pa
     if ref.path.is_absolute():
         return lock_bundle(text, bundle := open_any(ref, store), str(ref.path)), bundle
     # What a program asks for where the lock lies: the same text means another place in every folder.
-    path = os.path.relpath(Path(os.path.realpath(here)) / ref.path, os.path.realpath(folder))
-    bundle = open_any(replace(ref, path=folder / path), store)
+    place = os.path.normpath(Path(os.path.realpath(here), ref.path))
+    path = os.path.relpath(place, os.path.realpath(folder))
+    bundle = open_any(replace(ref, path=Path(place)), store)
     plainly_a_path = path if path.startswith(".") else f"./{path}"
     return lock_bundle(plainly_a_path + text[len(text.partition("#")[0]) :], bundle, path), bundle
 

@@ -79,6 +79,15 @@ def test_lock_and_check_notice_what_moved(published: Command, tmp_path: Path) ->
     assert published("lock", "int8", "-o", lock).code == 1, "a scheme name means another plan for every model"
 
 
+def test_a_lock_has_a_name_by_which_pull_takes_it_for_one(published: Command, tmp_path: Path) -> None:
+    refused = published("lock", f"{NAME}@1.0.0", "-o", tmp_path / "plans.txt")
+    assert (refused.code, (tmp_path / "plans.txt").exists()) == (1, False)
+    assert "plans.txt.lock" in refused.err
+    for name in ("plans.lock", "plans.json", "plans.yaml"):
+        assert published("lock", f"{NAME}@1.0.0", "-o", tmp_path / "new" / name).code == 0
+        assert published("pull", tmp_path / "new" / name).code == 0
+
+
 def test_pull_replaces_what_was_published_and_never_what_was_changed_by_hand(
     published: Command, other_bundle: PlanBundle, tmp_path: Path
 ) -> None:
