@@ -1,14 +1,27 @@
 """A hybrid gives each replica its own plan, and a pinned reference answers to one plan only."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flashrl_registry.compiler import compile_plan, preset_rules
-from flashrl_registry.documents import Environment, Inventory, TensorSpec
+from flashrl_registry.documents import Environment, Inventory, Lock, TensorSpec, read_document
+from flashrl_registry.documents.lock import HubSource
 from flashrl_registry.errors import FlashRLError, IntegrityError, InvalidRefError, NotFoundError, SchemaError
-from flashrl_registry.registry import LocalStore, PathRef, PresetRef, parse_ref, read_bundle, write_bundle
-from flashrl_registry.resolver import open_hybrid, pin_reference, resolve
+from flashrl_registry.registry import (
+    Chain,
+    LocalStore,
+    NamedRef,
+    PathRef,
+    PlanBundle,
+    PresetRef,
+    parse_ref,
+    read_bundle,
+    write_bundle,
+)
+from flashrl_registry.registry.locking import check_lock, lock_references, update_lock
+from flashrl_registry.resolver import lock_in_place, locked_reference, open_hybrid, pin, pin_reference, resolve
 
 CPU = Environment(vllm="0.32.0+cpu", device="cpu")
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -119,6 +132,56 @@ def test_a_pinned_hybrid_pins_its_members(tmp_path, store) -> None:
     write_hybrid(tmp_path, members.replace("name: b", "name: c"))
     with pytest.raises(IntegrityError, match="not the hybrid that the reference pins"):
         open_hybrid(parse_ref(pinned))
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_hybrid_that_was_locked_runs_until_it_or_a_member_changes(tmp_path, store, monkeypatch, pinned) -> None:
+    monkeypatch.chdir(tmp_path)
+    digest = write_plan(tmp_path / "eight")
+    said = f", digest: '{digest}'" if pinned else ""
+    members = f"- {{name: first, plan: ./eight{said}}}\n- {{name: b, plan: bf16, weight: 2}}\n"
+    write_hybrid(tmp_path, members)
+    update_lock(tmp_path / "flashrl.lock", lock_references(["./hybrid.yaml"], store, tmp_path)[0])
+    assert [entry.same for entry in check_lock(read_document(Path("flashrl.lock"), Lock), store, tmp_path)] == [True]
+    for ref in (lock_in_place("hybrid.yaml", tmp_path), locked_reference("flashrl.lock")):
+        assert ref is not None
+        again = parse_ref(pin_reference(ref, store))
+        opened = open_hybrid(again)
+        assert opened is not None
+        assert [(member.digest, member.weight) for member in opened.hybrid.members] == [(digest, 1), (None, 2)]
+        assert resolve(opened.ref_for(opened.hybrid.members[0]), model(), CPU, store).plan.digest == digest
+    write_hybrid(tmp_path, members.replace("name: b", "name: c"))
+    with pytest.raises(IntegrityError, match="not the hybrid that the reference pins"):
+        open_hybrid(again)
+    write_hybrid(tmp_path, members)
+    write_plan(tmp_path / "eight", "bf16")
+    with pytest.raises(IntegrityError, match="is another plan" if pinned else "not the hybrid that the reference pins"):
+        open_hybrid(again)
+
+
+def test_a_commit_that_is_another_version_than_was_asked_for_is_refused(tmp_path) -> None:
+    """A lock says of itself which version its commit is; what lies there decides."""
+    write_plan(tmp_path / "plan")
+    there = HubSource(repository="me/eight", commit="a" * 40, version="2.0.0")
+    hub = Chain([], lambda _: Shelf(replace(read_bundle(tmp_path / "plan"), source=there)))
+    ref = NamedRef("me/eight", "a" * 40, store="hub")
+    for asked in ("me/eight@2.0.0", "hf://me/eight@v2.0.0", "me/eight@stable", "me/eight"):
+        pin(ref, hub, asked=parse_ref(asked))
+    for asked in ("me/eight@1.0.0", "hf://me/eight@v1.0.0"):
+        with pytest.raises(IntegrityError, match=r"another version \(2\.0\.0\)"):
+            pin(ref, hub, asked=parse_ref(asked))
+
+
+class Shelf:
+    """A store with one plan."""
+
+    def __init__(self, bundle: PlanBundle) -> None:
+        self.bundle = bundle
+
+    def open(self, ref: NamedRef) -> PlanBundle:
+        """The plan."""
+        assert ref.name == "me/eight"
+        return self.bundle
 
 
 def test_a_scheme_name_has_nothing_to_pin_and_nonsense_is_refused(store) -> None:

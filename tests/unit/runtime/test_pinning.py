@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from flashrl_registry.documents import Lock, read_document
+from flashrl_registry.documents import Lock, Plan, read_document
 from flashrl_registry.errors import DocumentError, IntegrityError, InvalidRefError, UnsignedError
 from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, open_chain, parse_ref, write_bundle
 from flashrl_registry.registry.channels import announce, move_channel
@@ -158,3 +158,46 @@ def test_a_path_in_a_lock_is_relative_to_the_lock(
     monkeypatch.chdir(tmp_path)
     assert [entry.same for entry in check_lock(lock, chain, job)] == [True]
     assert relock(lock, chain, job)[0] == lock
+
+
+def test_a_locked_path_and_a_locked_plan_of_ours_are_pinned_for_other_processes_and_machines(
+    store: LocalStore, tmp_path: Path, bundle: PlanBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = "HuggingFaceTB/SmolLM2-135M-Instruct:int8"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLASHRL_REGISTRY", str(store.root))
+    write_bundle(tmp_path / "plans" / "mine", bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
+    chain = open_chain({"FLASHRL_REGISTRY": str(store.root)})
+    lock = update_lock(Path("flashrl.lock"), lock_references(["./plans/mine", ours], chain, tmp_path)[0])
+    digests = {entry.requested: entry.plan_digest.replace(":", "=") for entry in lock.entries}
+    expected = f"{(tmp_path / 'plans' / 'mine').resolve()}#{digests['./plans/mine']}"
+    for text in ("./plans/mine", "plans/mine/", "flashrl.lock#./plans/mine"):
+        assert pin(text) == expected
+    for text in (ours, f"flashrl.lock#{ours}"):
+        assert pin(text) == f"{ours}#{digests[ours]}", "a place in this installation means nothing elsewhere"
+    assert pin(pin(ours)) == pin(ours)
+    write_bundle(tmp_path / "plans" / "mine", compiled_otherwise(bundle))
+    with pytest.raises(IntegrityError, match="is not the plan that the reference pins"):
+        pin("./plans/mine")
+
+
+def compiled_otherwise(bundle: PlanBundle) -> Plan:
+    """The same plan for another range of vLLM."""
+    engine = bundle.plan.engine.model_copy(update={"vllm": ">=0.31,<0.40"})
+    plan = bundle.plan.model_copy(update={"engine": engine, "digest": None})
+    return plan.model_copy(update={"digest": plan.compute_digest()})
+
+
+def test_no_changed_lock_gets_an_unsigned_plan_past_a_name_that_needs_a_signature(
+    store: LocalStore, tmp_path: Path, bundle: PlanBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "evil", bundle.plan, profile=bundle.profile, sidecar=bundle.sidecar)
+    chain = open_chain({"FLASHRL_REGISTRY": str(store.root)})
+    (entry,) = lock_references(["./evil"], chain, tmp_path)[0].entries
+    update_lock(Path("flashrl.lock"), Lock(entries=[entry.model_copy(update={"requested": CONFIG})]))
+    for config in (CONFIG, "flashrl.lock", f"flashrl.lock#{CONFIG}"):
+        with pytest.raises(IntegrityError, match=f"locks {CONFIG} to a path"):
+            plan_reference(config, store.root, lambda: None)
+        with pytest.raises(IntegrityError, match=f"locks {CONFIG} to a path"):
+            pin(config)
