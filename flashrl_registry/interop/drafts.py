@@ -1,6 +1,7 @@
 """Compiled plans whose files are not written yet, and writing them: all of them or none, and over nobody's."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from flashrl_registry.documents import Hybrid, HybridMember, Plan, Profile, Rules, SchemeName, write_document
 from flashrl_registry.interop.flashrl_config import FlashRLConfig
 from flashrl_registry.registry import write_bundle
-from flashrl_registry.registry.plan_folders import refuse_folder, refuse_hybrid_folder
+from flashrl_registry.registry.plan_folders import refuse_folder, refuse_hybrid_folder, without_replaced_profile
 from flashrl_registry.registry.replacing import not_replaced, would_replace
 
 EXTENSION = "x-flashrl"
@@ -75,7 +76,7 @@ def refuse_replacing(drafts: Sequence[Draft], config: FlashRLConfig | None, outp
 
 
 def write_drafts(
-    drafts: Sequence[Draft], config: FlashRLConfig | None, output: Path
+    drafts: Sequence[Draft], config: FlashRLConfig | None, output: Path, *, replacing: bool = False
 ) -> tuple[tuple[ImportedPlan, ...], Path | None]:
     """Write one plan into a folder, several into folders of it beside the hybrid that names them.
 
@@ -83,6 +84,7 @@ def write_drafts(
         drafts: The plans.
         config: The FlashRL config that they are from, where they are.
         output: Created where missing.
+        replacing: The profiles of plans that are replaced go with them.
 
     Returns:
         What was written, and the hybrid's file.
@@ -90,8 +92,10 @@ def write_drafts(
     Raises:
         RegistryError: The folder holds what cannot lie beside it; nothing was written.
     """
-    places = _places(drafts, config, output)
-    plans = tuple(_write(draft, name, folder) for draft, (name, folder) in zip(drafts, places, strict=True))
+    places = _places(drafts, config, output, replacing=replacing)
+    plans = tuple(
+        _write(draft, name, folder, replacing=replacing) for draft, (name, folder) in zip(drafts, places, strict=True)
+    )
     if config is None or len(drafts) == 1:
         return plans, None
     members = [HybridMember(name=plan.name, plan=f"./{plan.name}", digest=plan.plan.digest) for plan in plans]
@@ -102,27 +106,30 @@ def write_drafts(
     return plans, output / HYBRID_YAML
 
 
-def _places(drafts: Sequence[Draft], config: FlashRLConfig | None, output: Path) -> list[tuple[str, Path]]:
+def _places(
+    drafts: Sequence[Draft], config: FlashRLConfig | None, output: Path, *, replacing: bool = False
+) -> list[tuple[str, Path]]:
     """Name and folder of each plan.
 
     Raises:
         RegistryError: One of the folders holds what the plan cannot lie beside.
     """
     if config is None or len(drafts) == 1:
-        refuse_folder(output, drafts[0].plan, drafts[0].profile)
+        refuse_folder(output, drafts[0].plan, drafts[0].profile, replacing=replacing)
         return [(drafts[0].scheme, output)]
     refuse_hybrid_folder(output)
     places: list[tuple[str, Path]] = []
     for draft in drafts:
         same = sum(name.partition("-")[0] == draft.scheme for name, _ in places)
         name = f"{draft.scheme}-{same + 1}" if same else draft.scheme
-        refuse_folder(output / name, draft.plan, draft.profile)
+        refuse_folder(output / name, draft.plan, draft.profile, replacing=replacing)
         places.append((name, output / name))
     return places
 
 
-def _write(draft: Draft, name: str, folder: Path) -> ImportedPlan:
-    write_bundle(folder, draft.plan, profile=draft.profile, sidecar=draft.sidecar)
+def _write(draft: Draft, name: str, folder: Path, *, replacing: bool) -> ImportedPlan:
+    with without_replaced_profile(folder, draft.plan) if replacing else nullcontext():
+        write_bundle(folder, draft.plan, profile=draft.profile, sidecar=draft.sidecar)
     if draft.rules is not None:
         write_document(draft.rules, folder / RULES_YAML)
     return ImportedPlan(name, folder, draft.plan)

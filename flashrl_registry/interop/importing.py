@@ -124,7 +124,7 @@ def import_for(found: Source, inventory: Inventory, output: Path, options: Impor
             drafts = [job.rules()]
         if not options.force:
             refuse_replacing(drafts, config, output)
-        plans, hybrid = write_drafts(drafts, config, output)
+        plans, hybrid = write_drafts(drafts, config, output, replacing=options.force)
     return Imported(found.kind, plans, hybrid, tuple(job.notes))
 
 

@@ -1,7 +1,12 @@
-"""Plans that are written into a folder of the user's: nothing that lies there is replaced unasked."""
+"""Plans that are written into a folder of the user's: nothing that lies there is replaced unasked.
+
+What lies there as it was published may go: the store has it still. That is asked file by file, so a folder is known,
+too, whose replacement was stopped in between and which holds some files of each of two versions.
+"""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +14,23 @@ from flashrl_registry.documents.lock import LocalSource, UrlSource
 from flashrl_registry.errors import FlashRLError, RegistryError
 from flashrl_registry.registry.bundle import PlanBundle
 from flashrl_registry.registry.chain import Chain
+from flashrl_registry.registry.formerly import published_in
 from flashrl_registry.registry.hybrids import Bundle, read_any_bundle, write_any_bundle
+from flashrl_registry.registry.plan_folders import (
+    PROFILE_YAML,
+    refuse_folder,
+    refuse_hybrid_folder,
+    replaced_profile,
+    without_replaced_profile,
+)
 from flashrl_registry.registry.ref import NamedRef
-from flashrl_registry.registry.standing import standing_of
 
 
 def copy_bundle(bundle: Bundle, folder: Path, stores: Chain, *, force: bool = False) -> tuple[Path, ...]:
     """Write a plan that was found into a folder, and read it back.
+
+    What was published before and lies there goes: a profile that the plan does not use, members that a hybrid has no
+    more.
 
     Args:
         bundle: The plan or the hybrid.
@@ -27,16 +42,28 @@ def copy_bundle(bundle: Bundle, folder: Path, stores: Chain, *, force: bool = Fa
         The files written.
 
     Raises:
-        RegistryError: The folder holds a plan that is nobody's published one, and would be lost; or as
-            :func:`write_any_bundle`.
+        RegistryError: The folder holds a plan that is nobody's published one, or of which the store does not say so,
+            and would be lost; or as :func:`write_any_bundle`.
     """
+    _refuse(bundle, folder)
+    new = _documents(bundle)
+    former: list[Bundle] = []
+    if changed := [name for name, data in new.items() if _differs(folder / name, data)]:
+        former = _former(bundle, folder, changed, stores, force=force)
+    old = [_documents(version) for version in former]
+    gone = sorted({name for documents in old for name in documents} | _profiles(bundle, folder, changed))
+    gone = [name for name in gone if name not in new and (folder / name).is_file()]
     if not force:
-        changed = _replaced_by(bundle, folder)
-        if changed and not _lies_as_published(folder, bundle, stores):
-            what = "was changed since, or is none that was published under this name"
-            raise not_replaced(folder, changed, what)
-    files = write_any_bundle(folder, bundle)
-    read_any_bundle(folder)
+        kept = [name for name in sorted([*changed, *gone]) if not any(_is(folder / name, d.get(name)) for d in old)]
+        if kept:
+            raise not_replaced(folder, kept, "was changed since, or is none that was published under this name")
+    with ExitStack() as replaced:
+        if changed:
+            for place, plan in _plans(bundle).items():
+                replaced.enter_context(without_replaced_profile(folder / place, plan.plan))
+        files = write_any_bundle(folder, bundle)
+        read_any_bundle(folder)
+    _remove_members(folder, bundle, former, [name for name in gone if (folder / name).is_file()])
     return files
 
 
@@ -47,13 +74,7 @@ def would_replace(folder: Path, write: Callable[[Path], object]) -> list[str]:
         folder: Where to write; need not exist.
         write: Writes the same files into the folder that it is given.
     """
-    if not folder.is_dir():
-        return []
-    with tempfile.TemporaryDirectory(prefix="flashrl-compare-") as scratch:
-        made = Path(scratch) / "made"
-        write(made)
-        names = sorted(file.relative_to(made).as_posix() for file in made.rglob("*") if file.is_file())
-        return [name for name in names if _differs(folder / name, made / name)]
+    return [name for name, data in _made_by(write).items() if _differs(folder / name, data)]
 
 
 def not_replaced(folder: Path, names: list[str], what: str) -> RegistryError:
@@ -71,31 +92,35 @@ def not_replaced(folder: Path, names: list[str], what: str) -> RegistryError:
     )
 
 
-def _differs(there: Path, new: Path) -> bool:
+def _former(bundle: Bundle, folder: Path, changed: list[str], stores: Chain, *, force: bool) -> list[Bundle]:
+    """Published versions of which the folder holds files.
+
+    Raises:
+        RegistryError: The store does not say, and what is there must not be lost.
+    """
+    ref = _name_of(bundle)
     try:
-        return there.read_bytes() != new.read_bytes()
-    except FileNotFoundError:
-        return False
+        return published_in(folder, stores.store_of(ref), ref, but=bundle.digest) if ref is not None else []
+    except FlashRLError as exc:
+        if force:
+            return []
+        what = f"may hold changes that nobody else has: what was published cannot be told ({exc.message})"
+        raise not_replaced(folder, changed, what) from exc
 
 
-def _lies_as_published(folder: Path, bundle: Bundle, stores: Chain) -> bool:
-    """Whether the folder holds a version of the same name, byte for byte; False where the store cannot tell."""
-    try:
-        there = read_any_bundle(folder)
-        ref = _name_of(bundle)
-        if ref is None:
-            return False
-        store = stores.store_of(ref)
-        digests = standing_of(store.history(ref.name)).digests
-        for version in reversed(store.versions(ref.name)):
-            if digests.get(version, there.digest) != there.digest and ref.member is None:
-                continue
-            published = store.open(replace(ref, version=version))
-            if published.digest == there.digest:
-                return not _replaced_by(published, folder)
-    except FlashRLError:
-        return False
-    return False
+def _refuse(bundle: Bundle, folder: Path) -> None:
+    """Refuse what writing the bundle would, before anything is removed."""
+    if not isinstance(bundle, PlanBundle):
+        refuse_hybrid_folder(folder)
+    for place, plan in _plans(bundle).items():
+        refuse_folder(folder / place, plan.plan, plan.profile, replacing=True)
+
+
+def _profiles(bundle: Bundle, folder: Path, changed: list[str]) -> set[str]:
+    """Documents of profiles that go with the plans that are replaced."""
+    plans = _plans(bundle).items() if changed else ()
+    files = [file for place, plan in plans for file in replaced_profile(folder / place, plan.plan)]
+    return {file.relative_to(folder).as_posix() for file in files if file.name == PROFILE_YAML}
 
 
 def _name_of(bundle: Bundle) -> NamedRef | None:
@@ -110,13 +135,47 @@ def _name_of(bundle: Bundle) -> NamedRef | None:
     return None
 
 
-def _replaced_by(bundle: Bundle, folder: Path) -> list[str]:
-    """Documents that writing the bundle would replace; vectors carry their hash in their name."""
-    bare = _without_vectors(bundle)
-    return would_replace(folder, lambda place: write_any_bundle(place, bare))
+def _plans(bundle: Bundle) -> Mapping[str, PlanBundle]:
+    """Folder to the plan in it."""
+    return {"": bundle} if isinstance(bundle, PlanBundle) else bundle.plans
 
 
-def _without_vectors(bundle: Bundle) -> Bundle:
+def _documents(bundle: Bundle) -> dict[str, bytes]:
+    """What writing it makes, without vectors, which carry their hash in their name."""
+    bare: Bundle
     if isinstance(bundle, PlanBundle):
-        return replace(bundle, sidecar=None)
-    return replace(bundle, plans={name: replace(plan, sidecar=None) for name, plan in bundle.plans.items()})
+        bare = replace(bundle, sidecar=None)
+    else:
+        bare = replace(bundle, plans={name: replace(plan, sidecar=None) for name, plan in bundle.plans.items()})
+    return _made_by(lambda place: write_any_bundle(place, bare))
+
+
+def _made_by(write: Callable[[Path], object]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="flashrl-compare-") as scratch:
+        made = Path(scratch) / "made"
+        write(made)
+        files = sorted(file for file in made.rglob("*") if file.is_file())
+        return {file.relative_to(made).as_posix(): file.read_bytes() for file in files}
+
+
+def _differs(there: Path, new: bytes) -> bool:
+    return there.is_file() and not _is(there, new)
+
+
+def _is(there: Path, data: bytes | None) -> bool:
+    return data is not None and there.read_bytes() == data
+
+
+def _remove_members(folder: Path, bundle: Bundle, former: list[Bundle], gone: list[str]) -> None:
+    """Remove what is left of a hybrid's members that it has no more; what else lies there stays, with its folder."""
+    for name in gone:
+        (folder / name).unlink()
+    for version in former:
+        for place, plan in _plans(version).items():
+            if place in _plans(bundle):
+                continue
+            vectors = folder / place / plan.sidecar.name if plan.sidecar is not None else None
+            if vectors is not None and vectors.is_file():
+                vectors.unlink()
+            if (folder / place).is_dir() and not any((folder / place).iterdir()):
+                (folder / place).rmdir()

@@ -95,7 +95,7 @@ class UrlStore:
             raise NotFoundError(what, context={"ref": str(ref), "stores": [self.place]})
         history = self.history(ref.name)
         version, warnings = select(ref, versions, standing_of(history), self.place)
-        manifest = self._manifest(ref.name, version)
+        manifest = self.manifest(ref.name, version)
         folder = self._materialized(manifest, files_for(manifest, ref.member))
         return read_version(
             folder, manifest, ref, self.place, origin=f"{ref.name}@{version} in {self.place}",
@@ -119,7 +119,7 @@ class UrlStore:
             created = not before and self._files.create(f"plans/{name}/versions/{version}.json", manifest.json_file())
         if created:
             return Published(name, version, manifest, self.place)
-        there = self._manifest(name, version)
+        there = self.manifest(name, version)
         if there.plan_digest == manifest.plan_digest:
             return Published(name, version, there, self.place, created=False)
         kind = AlreadyPublishedError if before else ConflictError
@@ -191,7 +191,7 @@ class UrlStore:
             standing = Standing()
         for version in versions:
             try:
-                manifest = self._manifest(name, version)
+                manifest = self.manifest(name, version)
                 line = Listed(
                     name, version, manifest.base_model, "", tuple(s.replace(" ", "_") for s in manifest.schemes), "",
                     manifest.plan_digest, manifest.published_at, standing.state(version), self.kind,
@@ -212,7 +212,13 @@ class UrlStore:
         folder = self._materialized(manifest, paths)
         return facts_of([json.loads((folder / path).read_bytes()) for path in paths])
 
-    def _manifest(self, name: str, version: str) -> Manifest:
+    def manifest(self, name: str, version: str) -> Manifest:
+        """What a published version consists of.
+
+        Raises:
+            NotFoundError: It is not there.
+            IntegrityError: It is another version's.
+        """
         path = f"plans/{name}/versions/{version}.json"
         manifest = parse_document(self._files.text(path), f"{self.place}/{path}", Manifest)
         if manifest.digest is None or (manifest.name, manifest.version) != (name, version):

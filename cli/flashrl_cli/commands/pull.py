@@ -50,7 +50,7 @@ def pull(  # noqa: PLR0917 - typer passes by name
         bundle = any_bundle(ref, allow_stale=allow_stale, require_signature=require_signature, trusted=trusted)
     files, plan, text = bundle.files, bundle.files[0].parent, f"{bundle.origin}\ndigest {bundle.digest}"
     if destination is not None:
-        files = copy_bundle(bundle, destination, open_chain(), force=force)
+        files = copy_bundle(bundle, destination, open_chain(allow_stale=allow_stale), force=force)
         plan, text = destination, f"{text}\nin {destination}"
     output.result(
         {

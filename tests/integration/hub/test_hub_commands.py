@@ -143,6 +143,24 @@ def test_a_hub_out_of_order_is_an_error_unless_stale_is_allowed_and_then_it_says
     assert ok(user("show", f"hf://{NAME}@1.0.0#{spelled}", "--json")).json["warnings"] == []
 
 
+def test_pull_over_a_plan_while_the_hub_is_down_says_what_it_cannot_know(
+    hub: GitHub, user: User, tmp_path: Path
+) -> None:
+    ok(user("push", EXAMPLES / "int8", f"hf://{NAME}@1.0.0"))
+    ok(user("push", EXAMPLES / "int8_edges_bf16", f"hf://{NAME}@2.0.0"))
+    for version, machine in (("2.0.0", "one"), ("1.0.0", "one"), ("1.0.0", "two")):
+        ok(user("pull", f"hf://{NAME}@{version}", "-o", tmp_path / f"v{version}", machine=machine))
+    hub.plan.append(Fault("", "status", times=10**6))
+    over = ("pull", f"hf://{NAME}@1.0.0", "--allow-stale", "-o")
+    shutil.copytree(tmp_path / "v2.0.0", tmp_path / "other")
+    unknown = user(*over, tmp_path / "other", machine="two")
+    assert unknown.code == 1
+    assert "what was published cannot be told" in unknown.err
+    assert "was changed since" not in unknown.err
+    ok(user(*over, tmp_path / "v2.0.0"))
+    assert (tmp_path / "v2.0.0" / "plan.json").read_bytes() == (tmp_path / "v1.0.0" / "plan.json").read_bytes()
+
+
 def test_offline_says_what_it_is_based_on(user: User) -> None:
     ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
     ok(user("pull", f"hf://{NAME}", machine="two"))

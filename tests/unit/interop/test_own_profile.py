@@ -51,6 +51,20 @@ def test_setup_with_our_profile_writes_a_config_that_runs(job: Any, cli: Command
     assert imported.tensors == compiled.tensors
 
 
+def test_an_import_with_force_replaces_a_plan_with_its_profile(job: Any, cli: Command, tmp_path: Path) -> None:
+    cli("setup", "-m", job.quantized["smooth"], "-p", "profile.pt", "-o", "config.yaml", program="flashrl")
+    to = ("-m", job.references["smooth"], "-o", tmp_path / "out")
+    assert cli("import", "config.yaml", *to).code == 0
+    assert (tmp_path / "out" / "profile.yaml").exists()
+    Path("plain.yaml").write_text("configs: [{fn: bf16}]")
+    before = sorted((tmp_path / "out").iterdir())
+    assert cli("import", "plain.yaml", *to).code == 1
+    assert sorted((tmp_path / "out").iterdir()) == before
+    assert cli("import", "plain.yaml", *to, "--force").code == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"plan.yaml", "plan.json"}
+    assert read_bundle(tmp_path / "out").profile is None
+
+
 def test_a_profile_beside_the_config_is_found_from_anywhere(
     job: Any, cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
