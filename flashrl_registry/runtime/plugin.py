@@ -5,18 +5,18 @@ vLLM logs and continues when a plugin fails to import, so nothing here may fail 
 program that does not set FLASHRL_CONFIG pays for an environment look-up per engine.
 """
 
+import importlib
 import os
 import sys
 from typing import Any
+
+_ENGINE_ARGS = "vllm.engine.arg_utils"
 
 
 def register() -> None:
     """Make this process run the plan that FLASHRL_CONFIG names, now or when an engine is made."""
     # First, because vLLM calls a plugin once: a program that tries again after an error here must not get bf16.
-    # A worker makes no engine configuration and need not import the module for it.
-    arg_utils = sys.modules.get("vllm.engine.arg_utils")
-    if arg_utils is not None:
-        _watch(arg_utils.EngineArgs)
+    _watch_now_or_later()
     if _config():
         from flashrl_registry.runtime._vllm.install import install
 
@@ -25,6 +25,22 @@ def register() -> None:
 
 def _config() -> str:
     return os.environ.get("FLASHRL_CONFIG", "").strip()
+
+
+def _watch_now_or_later() -> None:
+    """Watch EngineArgs, also where it is imported only after the plugins were loaded.
+
+    It is not imported for this: it takes seconds, and a worker makes no engine configuration.
+    """
+    module: Any = sys.modules.get(_ENGINE_ARGS)
+    if module is not None and not hasattr(module, "EngineArgs"):
+        module = importlib.import_module(_ENGINE_ARGS)  # another thread imports it: wait for it
+    if hasattr(module, "EngineArgs"):
+        _watch(module.EngineArgs)
+    else:
+        from flashrl_registry.runtime.when_imported import when_imported
+
+        when_imported(_ENGINE_ARGS, lambda imported: _watch(imported.EngineArgs))
 
 
 def _watch(engine_args_class: Any) -> None:

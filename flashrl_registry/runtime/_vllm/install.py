@@ -10,7 +10,7 @@ from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat, engine_args, members, replies
+from flashrl_registry.runtime._vllm import compat, engine_args, members, replies, unplanned
 from flashrl_registry.runtime.settings import settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -27,6 +27,7 @@ def install() -> None:
     log.configure(settings)
     compat.check_version()
     _register_loader()
+    unplanned.refuse_unplanned()
     replies.keep_in_step()
     log.logger.debug("plugin installed, %s=%s", "FLASHRL_CONFIG", settings.config)
 

@@ -10,6 +10,8 @@ ELSEWHERE = (
      "test_plugin_kept_out_of_the_workers", NOT_STARTED),
     ("a worker computes another plan than the driver", "test_fail_closed.py",
      "test_worker_that_computes_another_plan", NOT_STARTED),
+    ("an engine's configuration is made before vLLM has loaded its plugins", "test_fail_closed.py",
+     "test_a_configuration_made_without_the_plugin_starts_nothing", NOT_STARTED),
     ("FLASHRL_LOGGING_FILE cannot be written, and the program tries again", "test_fail_closed.py",
      "test_a_log_file_that_cannot_be_written_stops_the_engine_however_often_it_is_tried", NOT_STARTED),
     ("a bad update of an engine core in a subprocess", "test_updates.py",

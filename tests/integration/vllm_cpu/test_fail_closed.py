@@ -53,3 +53,21 @@ def test_a_log_file_that_cannot_be_written_stops_the_engine_however_often_it_is_
         assert error.startswith(f"RuntimeLoadError: {'='.join(*env.items())} cannot be written: No such file"), error
         assert "unset the variable" in error
     refused(run_scenario("fresh", "int8", env=env, in_process=False, model=tiny(1)), "cannot be written")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["set", "set late"])
+def test_a_program_that_loads_plugins_before_it_can_make_engines_runs_the_plan(run_scenario, tiny, late: bool) -> None:
+    given = {"late": "int8"} if late else {}
+    ran = run_scenario("plugins_first", None if late else "int8", script="starting.py", model=tiny(1), **given)
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert not ran.result["imported"], "the module that makes engines must come later, or the test shows nothing"
+    assert ran.result["status"]["layers"] == {"int8": 8}
+    assert ran.result["verify"][0]["different"] == []
+
+
+def test_a_configuration_made_without_the_plugin_starts_nothing(run_scenario, tiny) -> None:
+    """Where vLLM makes a configuration before it has loaded its plugins, nothing of ours can put a plan into it."""
+    ran = run_scenario("handed_over", "int8", script="starting.py", model=tiny(1))
+    refused(ran, "this engine's configuration was made without the plan", "load_general_plugins()")
+    ran = run_scenario("handed_over", None, script="starting.py", model=tiny(1))
+    assert ran.result == {"quantization": None}, ran.log[-3000:]
