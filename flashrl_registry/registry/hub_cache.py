@@ -9,6 +9,9 @@ from pathlib import Path
 from flashrl_registry.documents.io import write_atomically
 from flashrl_registry.errors import IntegrityError
 
+_FETCHED = "models--"
+"""What the Hub's client begins the folder of a repository with."""
+
 
 @dataclass(frozen=True)
 class Refs:
@@ -54,6 +57,8 @@ def remembered(cache: Path, repo: str) -> Refs | None:
 def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[str, str, int]]:
     """Remove commits from a Hub's cache that its last answer does not name.
 
+    Of a repository whose branches and tags were never asked for, all stay: a tag may name them; see :func:`unasked`.
+
     Args:
         cache: Folder of that Hub.
         kept: Commits that stay whatever the Hub said.
@@ -72,8 +77,9 @@ def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[st
         if (refs := _read_memory(memory)) is not None:
             named |= {*refs.branches.values(), *refs.tags.values()}
     found = scan_cache_dir(cache)
+    unknown = set(unasked(cache))
     dropped = [(repo.repo_id, revision.commit_hash) for repo in found.repos for revision in repo.revisions
-               if revision.commit_hash not in named]  # fmt: skip
+               if revision.commit_hash not in named and repo.repo_id not in unknown]  # fmt: skip
     sizes = []
     for repo_id, commit in sorted(dropped):
         strategy = found.delete_revisions(commit)
@@ -81,6 +87,16 @@ def drop_commits(cache: Path, kept: set[str], *, dry_run: bool) -> list[tuple[st
     if dropped and not dry_run:
         found.delete_revisions(*(commit for _, commit in dropped)).execute()
     return sizes
+
+
+def unasked(cache: Path) -> list[str]:
+    """Repositories of which commits were fetched and whose branches and tags were never asked for.
+
+    Args:
+        cache: Folder of a Hub.
+    """
+    repos = [entry.name.removeprefix(_FETCHED).replace("--", "/", 1) for entry in sorted(cache.glob(f"{_FETCHED}*"))]
+    return [repo for repo in repos if not _memory(cache, repo).is_file()]
 
 
 def _memory(cache: Path, repo: str) -> Path:

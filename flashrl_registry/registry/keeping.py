@@ -15,6 +15,7 @@ from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.local import LocalStore
 from flashrl_registry.registry.locking import LOCK_FILE, commits_of
 from flashrl_registry.registry.ref import NamedRef
+from flashrl_registry.registry.shared_cache import drop_versions
 from flashrl_registry.registry.standing import select, standing_of
 from flashrl_registry.registry.store import Listed, Store
 from flashrl_registry.registry.trust import Trust
@@ -147,12 +148,13 @@ def collect_garbage(
 ) -> list[Freed]:
     """Remove from the cache what neither a lock nor the last answer of a Hub refers to.
 
-    Published plans are never touched: only what can be fetched again.
+    Of shared stores, which give a version again, that is what no lock pins. Published plans are never touched: only
+    what can be fetched again.
 
     Args:
         root: The registry's folder.
-        locks: Their commits stay; so do those of ``flashrl.lock`` in this folder and of locks that :func:`keep_for`
-            was told of.
+        locks: What they need stays; so does what is needed by ``flashrl.lock`` in this folder and by
+            locks that :func:`keep_for` was told of.
         everything: Remove the whole cache, also what locks need.
         dry_run: Only say what would go.
 
@@ -167,11 +169,25 @@ def collect_garbage(
         return []
     if everything:
         return _drop_all(cache, dry_run=dry_run)
-    kept = commits_of([*locks, *_known_locks(cache, dry_run=dry_run)])
+    known = [*locks, *_known_locks(cache, dry_run=dry_run)]
     freed: list[Freed] = []
-    for hub in sorted(entry for entry in cache.iterdir() if entry.is_dir() and (entry / "refs").is_dir()):
-        freed += _collect(hub, kept, dry_run=dry_run)
-    return freed
+    for hub in _hubs(cache):
+        freed += _collect(hub, commits_of(known), dry_run=dry_run)
+    versions = drop_versions(cache, known, dry_run=dry_run)
+    return [*freed, *(Freed(f"a version of a shared store, {digest[:12]}", size) for digest, size in versions)]
+
+
+def never_asked(root: Path) -> list[str]:
+    """Repositories of which gc removes nothing, because their branches and tags were never asked for."""
+    from flashrl_registry.registry.hub_cache import unasked
+
+    return [repo for hub in _hubs(root / CACHE) for repo in unasked(hub)]
+
+
+def _hubs(cache: Path) -> list[Path]:
+    """Folders of Hubs: what was fetched lies there, or what they said."""
+    folders = sorted(entry for entry in cache.iterdir() if entry.is_dir()) if cache.is_dir() else []
+    return [folder for folder in folders if (folder / "refs").is_dir() or any(folder.glob("models--*"))]
 
 
 def keep_for(root: Path, file: Path, lock: Lock) -> tuple[str, ...]:
@@ -187,7 +203,7 @@ def keep_for(root: Path, file: Path, lock: Lock) -> tuple[str, ...]:
     """
     place = os.fsencode(file.resolve())
     note = root / CACHE / _LOCKS / f"{hashlib.sha256(place).hexdigest()[:16]}.txt"
-    if not commits_of([lock]) or note.is_file():
+    if all(entry.source.kind not in {"hub", "url"} for entry in lock.entries) or note.is_file():
         return ()
     try:
         write_atomically(note, place)

@@ -30,6 +30,7 @@ from flashrl_registry.registry.folders import check_name, check_new_name_among
 from flashrl_registry.registry.hybrids import Bundle, files_for, one_plan, read_version
 from flashrl_registry.registry.listed import Listed, about
 from flashrl_registry.registry.ref import NamedRef, in_order, is_name, is_version
+from flashrl_registry.registry.shared_cache import VERSIONS
 from flashrl_registry.registry.standing import Standing, select, standing_of
 from flashrl_registry.registry.store import Published
 from flashrl_registry.registry.transfer import moving, one_file
@@ -49,7 +50,7 @@ class UrlStore:
 
     def __init__(self, address: str, cache: Path) -> None:
         self._files = UrlFiles(address)
-        self._cache = cache / "objects"
+        self._cache = cache
 
     @property
     def place(self) -> str:
@@ -228,7 +229,7 @@ class UrlStore:
     def _materialized(self, manifest: Manifest, paths: list[str]) -> Path:
         """A folder with files of a version, from the cache where they are; hashed every time."""
         assert manifest.digest is not None
-        folder = self._cache.parent / "versions" / manifest.digest.removeprefix("sha256:")
+        folder = self._cache / VERSIONS / manifest.digest.removeprefix("sha256:")
         needed = [entry for entry in manifest.files if entry.path in paths]
         absent = [entry for entry in needed if _size(folder / entry.path) != entry.num_bytes]
         with moving(sum(entry.num_bytes for entry in absent)):

@@ -106,8 +106,9 @@ def test_only_the_version_that_lies_there_is_fetched_to_compare(
 
 def damage(there: list[str], registry: Path, version: str) -> None:
     """Of a version, the manifest."""
-    shared = Path(there[-1].removeprefix("file://")) / "plans" / NAME / "versions" / f"{version}.json" if there else None
-    file = shared or registry / NAME / version / "manifest.json"
+    file = registry / NAME / version / "manifest.json"
+    if there:
+        file = Path(there[-1].removeprefix("file://")) / "plans" / NAME / "versions" / f"{version}.json"
     file.chmod(0o644)
     file.write_text("{")
 

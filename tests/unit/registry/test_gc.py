@@ -8,7 +8,10 @@ import pytest
 from flashrl_registry.documents import Lock, LockedPlan
 from flashrl_registry.documents.lock import HubSource
 from flashrl_registry.errors import RegistryError
-from flashrl_registry.registry.keeping import collect_garbage, keep_for
+from flashrl_registry.registry import NamedRef, PlanBundle, open_chain
+from flashrl_registry.registry.hub_cache import remember
+from flashrl_registry.registry.keeping import collect_garbage, keep_for, never_asked
+from flashrl_registry.registry.locking import lock_references
 
 LOCKED, OTHER = "a" * 40, "b" * 40
 ENDPOINT = "https://hub.example"
@@ -19,8 +22,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry whose cache has two commits that no branch or tag names any more; the working folder has no lock."""
     monkeypatch.chdir(tmp_path)
     repository = tmp_path / "registry" / ".cache" / "hub.example-1" / "models--team--toy"
-    (repository.parent / "refs").mkdir(parents=True)
     (repository / "blobs").mkdir(parents=True)
+    remember(repository.parent, "team/toy", {"main": "c" * 40}, {})
     for commit in (LOCKED, OTHER):
         (repository / "blobs" / commit).write_text(commit)
         (repository / "snapshots" / commit).mkdir(parents=True)
@@ -84,7 +87,8 @@ def test_after_the_whole_cache_went_a_lock_is_still_known(
 ) -> None:
     file = tmp_path / "job" / "plans.lock"
     keep_for(root, file, write_lock(file))
-    assert [freed.num_bytes for freed in collect_garbage(root, [], everything=True, dry_run=True)] == [80]
+    size = 80 + sum(file.stat().st_size for file in root.rglob("refs/*.json"))
+    assert [freed.num_bytes for freed in collect_garbage(root, [], everything=True, dry_run=True)] == [size]
     assert cached() == {LOCKED, OTHER}
     collect_garbage(root, [], everything=True)
     assert [note.read_text() for note in root.rglob("locks/*.txt")] == [str(file)]
@@ -100,3 +104,47 @@ def test_a_cache_that_cannot_be_written_is_said(root: Path, tmp_path: Path) -> N
     (root / ".cache" / "locks").write_text("in the way")
     (warning,) = keep_for(root, tmp_path / "plans.lock", write_lock(tmp_path / "plans.lock"))
     assert "give gc --lock" in warning
+
+
+@pytest.mark.parametrize("asked", ["another repository", "nothing"])
+def test_what_was_fetched_by_its_commit_stays_until_it_is_known_what_names_it(
+    root: Path, cached: Callable[[], set[str]], asked: str
+) -> None:
+    (hub,) = (root / ".cache").iterdir()
+    (hub / "refs" / "team--toy.json").unlink()
+    if asked == "nothing":
+        (hub / "refs").rmdir()
+    else:
+        remember(hub, "team/other", {"main": "d" * 40}, {})
+    assert collect_garbage(root, []) == []
+    assert cached() == {LOCKED, OTHER}
+    assert never_asked(root) == ["team/toy"]
+    remember(hub, "team/toy", {"main": "c" * 40}, {"v1.0.0": OTHER})
+    assert [LOCKED[:12] in freed.what for freed in collect_garbage(root, [])] == [True]
+    assert cached() == {OTHER}, "a tag names it"
+    assert never_asked(root) == []
+
+
+def test_versions_of_a_shared_store_go_unless_a_lock_pins_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: PlanBundle, other_bundle: PlanBundle
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address, root = f"file://{tmp_path}/shared", tmp_path / "registry"
+    stores = open_chain({"FLASHRL_REGISTRY": str(root), "FLASHRL_STORES": address})
+    (store,) = (store for store in stores.stores if store.kind == "url")
+    for version, one in (("1.0.0", bundle), ("2.0.0", other_bundle)):
+        store.publish(one, "team/toy", version)
+        stores.get(NamedRef("team/toy", version))
+    assert len(list(root.rglob("versions/*/profile.yaml"))) == 1
+    lock, _ = lock_references(["team/toy@1.0.0"], stores, tmp_path)
+    (tmp_path / "job.lock").write_bytes(lock.json_file())
+    assert keep_for(root, tmp_path / "job.lock", lock) == ()
+    dry = collect_garbage(root, [], dry_run=True)
+    assert len(list((root / ".cache" / "versions").iterdir())) == 2
+    assert collect_garbage(root, []) == dry
+    assert len(dry) == 1
+    assert dry[0].num_bytes > 0
+    assert len(list(root.rglob("versions/*/profile.yaml"))) == 1, "the lock pins it"
+    (tmp_path / "job.lock").unlink()
+    assert len(collect_garbage(root, [])) == 1
+    assert stores.get(NamedRef("team/toy", "2.0.0")).digest == other_bundle.digest, "fetched again"
