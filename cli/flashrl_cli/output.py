@@ -7,6 +7,7 @@ may.
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ class Progress(Protocol):
 def result(data: Mapping[str, Any], text: str, *, as_json: bool, ok: bool = True) -> None:
     """Print a command's result: ``text``, or ``data`` as one JSON object with ``ok``."""
     if as_json:
-        _write(sys.stdout, escaped_json(json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False)))
+        _write(sys.stdout, _json(json.dumps({"ok": ok, **data}, default=str, ensure_ascii=False)))
     elif text:
         _write(sys.stdout, text)
 
@@ -53,7 +54,7 @@ def stream(
     encoder = json.JSONEncoder(default=str, ensure_ascii=False)
 
     def encode(data: Mapping[str, Any]) -> str:
-        return escaped_json(encoder.encode(data))
+        return _json(encoder.encode(data))
 
     before = encode({**head, key: []}).removesuffix("]}")
     for item in items:
@@ -222,8 +223,21 @@ def discard() -> None:
     os.dup2(nowhere, sys.stdout.fileno())
 
 
+def _json(text: str) -> str:
+    """JSON whose strings no terminal acts on, and that stdout's encoding has."""
+    text = escaped_json(text)
+    encodable = _encodable(sys.stdout, text) == text
+    return text if encodable else re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def _encodable(stream: TextIO, text: str) -> str:
+    """Text with escapes for what a stream's encoding does not have, as an old terminal's may not."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _write(stream: TextIO, text: str) -> None:
-    text = escaped(text, lines=True)
+    text = _encodable(stream, escaped(text, lines=True))
     stream.write(text if text.endswith("\n") else text + "\n")
 
 

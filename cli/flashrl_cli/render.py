@@ -58,9 +58,10 @@ def evidence_table(events: "list[EvidenceEvent]") -> str:
     """What was measured, one line each."""
     from flashrl_registry.registry.evidence import numbers_of, versions_of
 
-    rows = [
+    cells = [
         (e.evidence.what, e.evidence.device, versions_of(e.evidence), numbers_of(e.evidence) or e.evidence.method,
          e.evidence.created_at[:10], e.by)
         for e in events
     ]  # fmt: skip
+    rows = [[" ".join(cell.split()) for cell in row] for row in cells]  # a method may have several lines
     return output.table(("EVIDENCE", "DEVICE", "WITH", "NUMBERS", "MEASURED", "BY"), rows)

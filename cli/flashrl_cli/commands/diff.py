@@ -7,6 +7,7 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.arguments import AllowStale, Json, bundle_of, warn
+from flashrl_registry.documents.plain_text import escaped
 
 
 def diff(
@@ -26,10 +27,10 @@ def diff(
         lines.append("the plans are the same")
     elif not found.settings and not found.tensors:
         lines.append("the plans decide the same; they group tensor names differently")
-    for setting in found.settings:
-        lines += [f"{setting.where}:", f"  - {setting.before}", f"  + {setting.after}"]
-    for change in found.tensors:
-        lines += [f"{change.names} ({change.num_tensors}):", f"  - {change.before}", f"  + {change.after}"]
+    said = [(setting.where, setting.before, setting.after) for setting in found.settings]
+    said += [(f"{change.names} ({change.num_tensors})", change.before, change.after) for change in found.tensors]
+    for what, was, now in said:
+        lines += [escaped(line) for line in (f"{what}:", f"  - {was}", f"  + {now}")]
     delta = found.bytes_after - found.bytes_before
     lines.append(
         f"weights: {output.size(found.bytes_before)} -> {output.size(found.bytes_after)} "

@@ -7,6 +7,7 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.arguments import Json, Ref, bundle_of
+from flashrl_registry.documents.plain_text import escaped
 
 
 def explain(
@@ -24,11 +25,11 @@ def explain(
     paragraphs = [
         f"{entry.names}" + (f"  ({entry.num_tensors} tensors)" if entry.num_tensors > 1 else "") + "\n"
         f"  {entry.dtype} {'x'.join(map(str, entry.shape))}; rule '{entry.rule}' ({entry.scheme}) by target "
-        f"'{entry.target}'\n"
-        f"  {entry.treatment}: {entry.reason}\n"
+        f"'{escaped(entry.target)}'\n"
+        f"  {entry.treatment}: {escaped(entry.reason)}\n"
         f"  {output.size(entry.bytes_before)} in the checkpoint, {output.size(entry.bytes_after)} in the engine"
         + (", each" if entry.num_tensors > 1 else "")
-        + (f"\n  {entry.chosen}" if entry.chosen else "")
+        + (f"\n  {escaped(entry.chosen)}" if entry.chosen else "")
         for entry in entries
     ]
     output.result(

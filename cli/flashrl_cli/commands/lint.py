@@ -6,6 +6,7 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.arguments import Json, bundle_of, open_chain
+from flashrl_registry.documents.plain_text import escaped
 
 if TYPE_CHECKING:
     from flashrl_registry.errors import Diagnostic
@@ -80,5 +81,5 @@ def lint(
 
 
 def _line(linted: "Linted", found: "Diagnostic") -> str:
-    place = linted.places.get(found.where)
-    return f"{linted.source}:{place[0]}:{place[1]}: {found}" if place else f"{linted.source}: {found}"
+    place, said = linted.places.get(found.where), escaped(str(found))
+    return f"{linted.source}:{place[0]}:{place[1]}: {said}" if place else f"{linted.source}: {said}"

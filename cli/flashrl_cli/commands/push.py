@@ -7,6 +7,7 @@ import typer
 
 from flashrl_cli import output
 from flashrl_cli.arguments import Json, SigningKey, StoreAddress, open_store, signer_of, target_of
+from flashrl_registry.documents.plain_text import escaped
 
 if TYPE_CHECKING:
     from flashrl_registry.registry import Published, Store
@@ -105,8 +106,9 @@ def _preview(store: "Store", bundle: "Bundle", name: str, version: str, *, as_js
     lines += [f"{file.name}  {output.size(file.stat().st_size)}" for file in bundle.files]
     if found.changes is not None and found.state != "same":
         lines.append(f"against {found.base}:")
-        lines += [f"  {change.where}: {change.before} -> {change.after}" for change in found.changes.settings]
-        lines += [f"  {change.names}: {change.before} -> {change.after}" for change in found.changes.tensors]
+        said = [(change.where, change.before, change.after) for change in found.changes.settings]
+        said += [(change.names, change.before, change.after) for change in found.changes.tensors]
+        lines += [escaped(f"  {what}: {was} -> {now}") for what, was, now in said]
     if found.lower:
         lines.append(f"note: {', '.join(found.lower)} are higher and stay what a name without a version means")
     changed = [] if found.changes is None else [*found.changes.settings, *found.changes.tensors]

@@ -21,7 +21,7 @@ def show(ref: Ref, allow_stale: AllowStale = False, as_json: Json = False) -> No
         f"plan      {bundle.origin}",
         f"digest    {plan.digest}",
         f"model     {escaped(model.name)} ({escaped(model.architecture)}, {model.num_tensors} tensors)",
-        f"engine    vLLM {plan.engine.vllm}, {plan.engine.logprobs_mode}",
+        f"engine    vLLM {escaped(plan.engine.vllm)}, {plan.engine.logprobs_mode}",
         f"update    scales: {plan.update.scales}",
         f"profile   {plan.profile.digest if plan.profile else 'none'}",
         *(f"signed    {line}" for line in signatures),
@@ -83,4 +83,4 @@ def _signatures(bundle: "PlanBundle") -> list[str]:
 
 def _rule_lines(rule: "Rule") -> list[str]:
     lines = [f"rule '{rule.name}': {rule.shown_scheme()}", *(f"  {target}" for target in rule.targets)]
-    return lines + [f"  not {target}" for target in rule.ignore]
+    return [escaped(line) for line in (*lines, *(f"  not {target}" for target in rule.ignore))]

@@ -1,5 +1,6 @@
 """What people write about versions: one line that all can read; what strangers wrote does nothing to a terminal."""
 
+import io
 import json
 import logging
 import os
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from flashrl_cli.app import run
+from flashrl_registry.documents import Plan, Profile
 from flashrl_registry.documents.plain_text import escaped, escaped_json, text_fault
 from flashrl_registry.errors import InvalidRefError, RegistryError
-from flashrl_registry.registry import LocalStore, PlanBundle
+from flashrl_registry.registry import LocalStore, PlanBundle, write_bundle
 from flashrl_registry.registry.channels import announce
 
 Command = Callable[..., Any]
@@ -139,6 +142,58 @@ def test_a_log_of_an_engine_shows_it_escaped_too(strange: Command, registry: Pat
     warnings = LocalStore(registry).open(NamedRef(NAME)).warnings
     logging.getLogger("test").warning("%s", *warnings)
     assert all(line.isprintable() for line in warnings)
+
+
+FORGED = "zz\nsigned    sha256:fake by root, checked\x1b[2J"
+
+
+@pytest.fixture
+def forged(tmp_path: Path, smoothed_plan: Plan, profile: Profile, sidecar_file: Path) -> Path:
+    """A plan of somebody who knows what ``show`` prints."""
+    first, *others = smoothed_plan.rules
+    rules = [first.model_copy(update={"ignore": [*first.ignore, FORGED]}), *others]
+    plan = smoothed_plan.model_copy(update={"rules": rules, "digest": None})
+    write_bundle(tmp_path / "forged", plan.sealed(), profile=profile, sidecar=sidecar_file)
+    return tmp_path / "forged"
+
+
+@pytest.mark.parametrize("command", ["show", "diff", "explain", "lint", "push"])
+def test_a_rule_of_a_stranger_forges_no_line(
+    published: Command, bundle: PlanBundle, forged: Path, command: str
+) -> None:
+    arguments = {"diff": (bundle.origin, forged), "push": (forged, f"{NAME}@2.0.0", "--dry-run")}.get(
+        command, (forged,)
+    )
+    ran = published(command, *arguments)
+    assert ran.code == (command == "lint"), "lint finds that the rule is for nothing"
+    assert not [line for line in (ran.out + ran.err).splitlines() if line.startswith("signed")]
+    if command in {"show", "diff", "push"}:
+        assert r"zz\nsigned    sha256:fake by root, checked\x1b[2J" in ran.out
+
+
+def test_evidence_of_several_lines_is_one_line_of_a_table(published: Command, measured: Path) -> None:
+    published("evidence", "add", NAME, measured)
+    for ran in (published("evidence", "list", NAME), published("show", NAME)):
+        assert "  read twice  " in ran.out
+        assert r"\n" not in ran.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_name_that_the_terminal_has_no_letters_for_is_shown_anyway(
+    published: Command, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("LOGNAME", "Jürgen 数")
+    published("channel", "set", NAME, "stable", "1.0.0")
+    shown = {"ascii": r"J\xfcrgen \u6570", "latin-1": r"Jürgen \u6570", "utf-8": "Jürgen 数"}[encoding]
+    for command in (("channel", "history", NAME), ("channel", "history", NAME, "--json"), ("list", "--json")):
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+        assert run("flashrl-registry", list(command)) == 0
+        text = written.getvalue().decode(encoding)
+        if "--json" not in command:
+            assert shown in text
+        elif command[0] == "channel":
+            assert json.loads(text)["events"][0]["by"] == "Jürgen 数"
 
 
 def test_evidence_that_a_terminal_acts_on_is_not_added(published: Command, measured: Path) -> None:
