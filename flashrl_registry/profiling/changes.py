@@ -25,6 +25,8 @@ _BITS: dict[str, tuple[type[np.signedinteger], type[np.unsignedinteger], int, in
 }
 """Integers of a float's width, and the bits of infinity and of minus infinity: what is above either is NaN."""
 
+_MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}
+
 
 @dataclass(frozen=True)
 class ChangedVector:
@@ -42,6 +44,18 @@ class ChangedVector:
     quantized: F32
     factors: dict[int, tuple[F32, Mask]]
     fault: str | None
+
+    def error(self, offset: int, dtype: str) -> F32:
+        """Standard error of the factor, as a share of it, that the rounding of the quantized vector made.
+
+        Where ``w`` is near minus one, the last bit of it is much of ``1 + w``.
+        """
+        bits = _MANTISSA_BITS[dtype]
+        size = np.maximum(np.abs(self.quantized), np.finfo(np.float32).tiny)
+        step = np.exp2(np.floor(np.log2(size)) - bits)
+        with np.errstate(all="ignore"):
+            error = step / np.abs(offset + self.quantized) + 2.0**-bits
+        return np.where(np.isfinite(error), error * 12**-0.5, 0).astype(np.float32)
 
 
 def compare_unquantized(

@@ -10,6 +10,7 @@ where a factor is near one.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import hypot
 
 import numpy as np
 
@@ -70,6 +71,7 @@ class Feeding:
         excused: Linears that are not looked at, or not blamed: another fault says why.
         fed: Linears whose columns are explained.
         rows: Factors of rows, and dead rows, of the linears that they were asked of.
+        row_errors: Standard errors of those factors.
         row_groups: Linears that feed others: how, and which.
         samples: Samples of linears, for who looks at them next; as many as fit into a few megabytes.
         unexplained: Linears whose columns nothing explains, and what the best factor there could be leaves.
@@ -84,6 +86,7 @@ class Feeding:
     excused: set[str]
     fed: dict[str, Fed] = field(default_factory=dict)
     rows: dict[str, tuple[F32, Mask]] = field(default_factory=dict)
+    row_errors: dict[str, F32] = field(default_factory=dict)
     row_groups: dict[str, tuple[ChannelMap | None, list[str]]] = field(default_factory=dict)
     samples: dict[str, SampledRows] = field(default_factory=dict)
     unexplained: dict[str, float | None] = field(default_factory=dict)
@@ -154,7 +157,7 @@ class Feeding:
             floor = sample.fit()[1]
         if best > _limit(floor):
             best, fed = _without_lost(sample, fed, best)
-        if best <= _limit(floor):
+        if best <= _limit(floor) or best <= _limit(floor, self._blur(sample, fed, None)):
             self.fed[linear.name] = fed
             self._check_columns(sample, fed)
         else:
@@ -209,12 +212,21 @@ class Feeding:
         left, source, channels, fed = best
         if left > _limit(floor):
             left, fed = _without_lost(sample, fed, left)
-            if not forced and left > _limit(floor):
+            if not forced and left > _limit(floor, self._blur(sample, fed, channels)):
                 return
         self.fed[target.name] = fed
         self.unexplained.pop(target.name, None)
         self.row_groups.setdefault(source.name, (channels, []))[1].append(target.name)
         self._check_columns(sample, fed)
+
+    def _blur(self, sample: Sample, fed: Fed, channels: ChannelMap | None) -> float:
+        """What the errors of a factor leave, in codes: norms are rounded, and rows are fitted to few codes."""
+        if fed.source is None:
+            return 0.0
+        if fed.source in self.changed:
+            dtype = self.pair.quantized.index.specs[fed.source].dtype
+            return sample.blur(self.changed[fed.source].error(fed.offset, dtype).reshape(1, -1))
+        return sample.blur(mapped(self.row_errors[fed.source], channels))
 
     def _check_columns(self, sample: Sample, fed: Fed) -> None:
         """A fault where what explains the linear as a whole does not explain some of its columns."""
@@ -241,7 +253,8 @@ class Feeding:
 
     def _row_factor(self, linear: Linear) -> tuple[F32, Mask]:
         if linear.name not in self.rows:
-            self.rows[linear.name] = row_factor(self.pair, linear, self.fed[linear.name].columns)
+            factor, dead, error = row_factor(self.pair, linear, self.fed[linear.name].columns)
+            self.rows[linear.name], self.row_errors[linear.name] = (factor, dead), error
         return self.rows[linear.name]
 
 
@@ -266,6 +279,6 @@ def _carries_rows(plain: float, best: float) -> bool:
     return best <= LARGEST_RESIDUAL and best * 1.25 + 0.05 < plain
 
 
-def _limit(floor: float | None) -> float:
-    """What a candidate may leave."""
-    return LARGEST_RESIDUAL if floor is None else min(LARGEST_RESIDUAL, _OVER_BEST * floor + _SLACK)
+def _limit(floor: float | None, blur: float = 0.0) -> float:
+    """What a candidate may leave whose factor is only known as well as ``blur`` says."""
+    return LARGEST_RESIDUAL if floor is None else min(LARGEST_RESIDUAL, hypot(_OVER_BEST * floor + _SLACK, 2 * blur))

@@ -28,6 +28,8 @@ _BLOCKS, _BLOCKS_OF_EXPERTS = 4, 16
 _LOW = {"bfloat16": 1, "float16": 2}
 _NO_CODE = 0.5
 """Weight, in codes, that still rounds to zero."""
+_ROUNDING = 12**-0.5
+"""Root mean square of what rounding leaves, in codes."""
 _LOST = 1 / 8
 """Largest share of columns that may have lost their codes."""
 
@@ -295,6 +297,15 @@ class Sample:
             best = (squares - np.where(usable, above * above / below, 0.0)).sum() / max(1, count)
         return float(np.sqrt(max(fixed, 0.0))), float(np.sqrt(max(best, 0.0)))
 
+    def blur(self, error_EI: F32) -> float:
+        """Root mean square of what errors of the columns' factor leave, in codes.
+
+        Args:
+            error_EI: Standard errors, as shares of the factor; one row for all parts, or one for each.
+        """
+        error = error_EI if len(error_EI) == 1 else error_EI[self.rows // self.linear.part_rows]
+        return float(np.sqrt(np.square(self.y_RI * error, dtype=np.float64).mean()))
+
     def lost(self, columns: Columns) -> Mask | None:
         """Columns without a code, some of whose weights are too large for that; None where there are none, or many.
 
@@ -355,7 +366,7 @@ def all_chunks(pair: Pair, linear: Linear) -> Iterator[tuple[int, int]]:
     return chunks(linear.num_rows, linear.num_columns, pair.loops.CHUNK_ELEMENTS)
 
 
-def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]:
+def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask, F32]:
     """Factor that was folded into a linear's rows, by least squares against the codes.
 
     ``beta = sum(q * x) / sum(x * x)`` over each row. Rounding to int8 leaves a relative error of about
@@ -363,7 +374,7 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
 
     Returns:
         The factor, float32, shape (O,), 1 where a row has no code and its weights are zero, or so small that they
-        round to none; and where that is.
+        round to none; where that is; and the standard error of each, as a share of it.
 
     Source:
         FlashRL 1.0.3, ``profiling_int8`` and ``least_square``; deviation: float64 sums.
@@ -385,7 +396,9 @@ def row_factor(pair: Pair, linear: Linear, columns: Columns) -> tuple[F32, Mask]
         factor = (above / below).astype(np.float32)
     dead = (below <= linear.num_columns * _NO_CODE**2) & ~used
     factor[dead] = 1
-    return factor, dead
+    with np.errstate(all="ignore"):
+        error = (_ROUNDING / np.sqrt(factor * above)).astype(np.float32)
+    return factor, dead, np.where(dead, np.float32(0), error)
 
 
 def _has_codes(linear: Linear, codes_RI: Bytes, first: int) -> Mask:

@@ -131,3 +131,38 @@ def test_a_norm_of_one_plus_w_that_became_zero_in_a_channel_is_refused_as_that(p
     with pytest.raises(CheckpointMismatchError) as caught:
         profile_pair(*pair.write(), tmp_path / "out")
     assert "no positive, finite factor in 1 of 32 channels (the first is 4) as a norm of 1 + w" in str(caught.value)
+
+
+def test_a_norm_of_one_plus_w_that_bfloat16_left_few_bits_of_still_explains_what_it_feeds(
+    pair: Any, tmp_path: Path
+) -> None:
+    """Divided by ten and more, ``1 + w`` is small, and ``w`` is near minus one, where steps are large."""
+    generator = torch.Generator().manual_seed(4)
+    norm, name = f"{L0}input_layernorm.weight", f"{L0}self_attn.q_proj.weight"
+    weight = (torch.randn(256, generator=generator) * 0.2).to(torch.bfloat16)
+    smoothing = torch.exp(torch.randn(256, generator=generator) * 0.5) * 12
+    pair.reference = {norm: weight, name: torch.randn(64, 256, generator=generator).to(torch.bfloat16)}
+    rows = pair.reference[name].float() * smoothing
+    scale = rows.abs().amax(dim=1, keepdim=True) / 127
+    pair.quantized = {norm: ((1 + weight.float()) / smoothing - 1).to(torch.bfloat16)}
+    pair.quantized |= {name: (rows / scale).round().to(torch.int8), f"{name}_scale": scale}
+    profile = accepted(pair, tmp_path)
+    assert profile.linears[0].residual_rms > 0.45
+    assert [(group.source, group.offset) for group in profile.smoothing] == [(norm, 1)]
+
+
+def test_few_codes_in_the_rows_of_an_expert_still_give_the_factor_of_what_it_feeds(pair: Any, tmp_path: Path) -> None:
+    """Fitted to few codes it is known to a percent or two, and 1.3 times the best factor's residual is less."""
+    generator = torch.Generator().manual_seed(4)
+    up, down = (f"{L0}mlp.experts.0.{leaf}_proj.weight" for leaf in ("up", "down"))
+    smoothing = torch.exp(torch.randn(256, generator=generator) * 0.3)
+    pair.reference = {up: torch.randn(256, 128, generator=generator), down: torch.randn(64, 256, generator=generator)}
+    pair.reference[up][5] *= 20
+    for name, rows in ((up, pair.reference[up] / smoothing[:, None]), (down, pair.reference[down] * smoothing)):
+        scale = rows.abs().max().reshape(1) / 127
+        pair.quantized |= {name: (rows / scale).round().to(torch.int8), f"{name}_scale": scale}
+    pair.quantized = {name: pair.quantized[name] for name in (up, down, f"{up}_scale", f"{down}_scale")}
+    pair.group["weights"]["strategy"] = "tensor"
+    profile = accepted(pair, tmp_path)
+    assert [(group.source, group.targets) for group in profile.smoothing] == [(up, [down])]
+    assert profile.linears[0].residual_rms > 0.45
