@@ -32,7 +32,7 @@ from flashrl_registry.registry.hub_heads import HubHeads, version_of_tag
 from flashrl_registry.registry.hybrids import Bundle, files_for, is_hybrid, one_plan, read_version
 from flashrl_registry.registry.plan_folders import HYBRID_YAML, PLAN_YAML
 from flashrl_registry.registry.ref import HubFileRef, NamedRef, is_commit
-from flashrl_registry.registry.standing import select
+from flashrl_registry.registry.standing import select, standing_of
 from flashrl_registry.registry.store import Listed, Published
 from flashrl_registry.registry.transfer import moving
 from flashrl_registry.registry.version import check_listed
@@ -232,12 +232,14 @@ class HubStore:
             files = {entry.path: self.client.fetch(ref.name, commit, entry.path, entry.num_bytes) for entry in entries}
         check_listed(files, manifest)
         top = files[HYBRID_YAML if is_hybrid(manifest) else PLAN_YAML].parent
-        version = manifest.version
+        version, history = manifest.version, self.heads.known_history(ref.name)
+        # Who names a commit asks for no history; what is known of the version costs nothing.
+        said = standing_of(history).warnings(ref.name, version) if history is not None else ()
         return read_version(
             top, manifest, ref, f"{self.place} at {commit[:12]}",
             origin=f"{ref.name}@{version} on {self.place} at {commit[:12]}",
             source=HubSource(endpoint=self.place, repository=ref.name, commit=commit, version=version),
-            warnings=warnings, history=self.heads.known_history(ref.name),
+            warnings=tuple(dict.fromkeys((*warnings, *said))), history=history,
         )  # fmt: skip
 
     def _checked(

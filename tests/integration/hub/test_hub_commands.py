@@ -183,6 +183,16 @@ def test_deprecation_and_withdrawal_are_shown_on_use(hub: GitHub, user: User) ->
     assert "wrong logprobs" in hub.read(NAME, "main", "README.md").decode()
 
 
+def test_a_lock_of_a_version_that_was_withdrawn_since_says_so_where_that_is_known(hub: GitHub, user: User) -> None:
+    ok(user("push", EXAMPLES / "int8", f"hf://{NAME}@1.0.0"))
+    ok(user("lock", f"hf://{NAME}@1.0.0"))
+    ok(user("yank", f"hf://{NAME}@1.0.0", "--reason", "wrong logprobs"))
+    ok(user("versions", f"hf://{NAME}"))
+    hub.requests.clear()
+    assert "was withdrawn" in ok(user("pull", "flashrl.lock")).err
+    assert hub.requests == [], "a lock asks nobody"
+
+
 def test_readers_propose_and_the_owner_merges(hub: GitHub, user: User) -> None:
     ok(user("push", PLAN, f"hf://{NAME}@1.0.0"))
     bob = {"HF_TOKEN": TOKEN + "b", "machine": "bob"}
