@@ -342,20 +342,31 @@ def tied_head(args: Result) -> Result:
     good = checkpoint(args["updated"])
     head = good["model.embed_tokens.weight"]
     result: Result = {}
-    for name, sent in (("equal", head), ("different", head + 1)):
-        for key, value in {**good, "lm_head.weight": sent}.items():
-            live_model(llm).load_weights([(key, value)])
+
+    def attempt(name: str, *calls: list[tuple[str, Any]]) -> None:
+        """Call after call; what the sender sees, and what the next update without a head makes of it."""
         try:
+            for call in calls:
+                live_model(llm).load_weights(call)
             result[name] = observe(llm)
         except Exception as exc:  # noqa: BLE001
             result[name] = f"{type(exc).__name__}: {exc}"
-    for name, sent in (("whole_equal", head), ("whole_different", head + 1), ("whole_numpy", head.float().numpy())):
-        try:
-            live_model(llm).load_weights([("lm_head.weight", sent), *good.items()])
-            result[name] = observe(llm)
-        except Exception as exc:  # noqa: BLE001
-            result[name] = f"{type(exc).__name__}: {exc}"
-    result["state"] = status(llm)[0]["state"]
+        result["state"] = status(llm)[0]["state"]
+        send_one_by_one(llm, args["updated"])
+        result[f"after {name}"] = observe(llm)
+
+    one_by_one = [[item] for item in good.items()]
+    for name, sent in (("equal", head), ("different", head + 1), ("row", head[:1]), ("scalar", head[0, 0])):
+        attempt(name, *one_by_one, [("lm_head.weight", sent)])
+        attempt(f"whole_{name}", [("lm_head.weight", sent), *good.items()])
+    attempt("whole_numpy", [("lm_head.weight", head.float().numpy()), *good.items()])
+    attempt("whole_int", [("lm_head.weight", head.int()), *good.items()])
+    attempt("another_name", [*good.items(), ("base_model.model.lm_head.weight", head)])
+    attempt("first", [("lm_head.weight", head)], *one_by_one)
+    other = checkpoint(args["model"])
+    other_head = other["model.embed_tokens.weight"]
+    for _ in range(2):  # an update that begins with a head that is not the old embedding
+        attempt("bucket_first", [("lm_head.weight", other_head), *list(other.items())[:3]], list(other.items())[3:])
     result["fresh"] = observe(engine(args["updated"]))
     return result
 

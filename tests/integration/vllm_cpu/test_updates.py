@@ -170,15 +170,30 @@ def test_engine_core_subprocess_updates_refuses_and_heals(ran, run_scenario, tin
 
 def test_a_tied_head_may_be_sent_too_but_must_be_the_embedding(ran) -> None:
     result = ran["tied_head"]
-    assert same(result["equal"], result["fresh"])
-    assert same(result["whole_equal"], result["fresh"]), "also heals what came before"
-    assert "NotServableError" in result["different"]
-    assert "differs from the embedding" in result["whole_different"]
+    for name in ("equal", "whole_equal", "first"):
+        assert same(result[name], result["fresh"]), name
+    for name in ("different", "whole_different"):
+        assert "lm_head.weight: differs from the embedding that this tied model uses for it" in result[name], name
+    for name in ("row", "whole_row", "scalar", "whole_scalar"):
+        assert "lm_head.weight: shape [" in result[name], name
+        assert "(model.embed_tokens.weight, which this tied model uses for it)" in result[name], name
     assert "lm_head.weight: ndarray, and not a torch.Tensor" in result["whole_numpy"]
+    assert "lm_head.weight: dtype torch.int32" in result["whole_int"]
+    assert "base_model.model.lm_head.weight: the plan does not decide this tensor" in result["another_name"]
+    assert isinstance(result["bucket_first"], dict), result["bucket_first"]
+
+
+def test_a_tied_head_that_was_refused_spoils_no_later_update(ran) -> None:
+    for plan in ("tied_head", "staged_tied_head"):
+        after = {name: seen for name, seen in ran[plan].items() if name.startswith("after ")}
+        assert len(after) > 10
+        for name, seen in after.items():
+            assert same(seen, ran[plan]["fresh"]), f"{plan}: {name}"
 
 
 def test_a_staged_update_with_another_tied_head_leaves_the_old_weights_serving(ran) -> None:
-    assert "differs from" in ran["staged_tied_head"]["whole_different"]
+    for name in ("whole_different", "whole_row", "whole_scalar"):
+        assert "model.embed_tokens.weight, which this tied model uses for it" in ran["staged_tied_head"][name], name
     assert ran["staged_tied_head"]["state"] == "serving"
 
 
