@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flashrl_cli import output
-from flashrl_registry.errors import MissingDependencyError
+from flashrl_registry.errors import InvalidRefError, MissingDependencyError
 
 if TYPE_CHECKING:
     from flashrl_registry.registry import Chain, LocalStore, NamedRef, PlanBundle, Store
@@ -249,6 +249,20 @@ def warn(warnings: tuple[str, ...], *, as_json: bool) -> None:
     if not as_json:
         for warning in warnings:
             output.note(f"warning: {warning}")
+
+
+@contextmanager
+def usage(option: str) -> Iterator[None]:
+    """Inside, what is no reference is wrong usage of an option.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        yield
+    except InvalidRefError as exc:
+        hint = f"; {exc.hint}" if exc.hint else ""
+        raise typer.BadParameter(f"{exc.message}{hint}", param_hint=option) from exc
 
 
 @contextmanager

@@ -110,7 +110,9 @@ def move_channel(store: Store, name: str, channel: str, version: str, *, expecte
                 context={"channel": channel, "expected": wanted, "actual": at, "wanted": version},
             )
         if standing.yanked(version):
-            raise NotFoundError(standing.warnings(name, version)[0], hint=f"choose one of {', '.join(versions)}")
+            usable = [other for other in versions if not standing.yanked(other)]
+            hint = f"choose one of {', '.join(usable)}" if usable else "every version was withdrawn; publish another"
+            raise NotFoundError(standing.warnings(name, version)[0], hint=hint)
         return ChannelEvent(at=now(), by=author_of(store), channel=channel, previous=at, version=version)
 
     return append_event(store, name, make, lambda event: isinstance(event, ChannelEvent) and event.channel == channel)
@@ -145,7 +147,7 @@ def announce(
     if (fault := text_fault(reason)) is not None:
         raise InvalidRefError(f"the reason cannot be kept: {fault}", context={"ref": f"{name}@{version}"})
     if replacement is not None:
-        _check_replacement(name, replacement)
+        check_replacement(name, replacement)
 
     def make(history: History) -> NoticeEvent | None:
         standing = standing_of(history)
@@ -168,8 +170,12 @@ def announce(
     return append_event(store, name, make, lambda event: isinstance(event, NoticeEvent) and event.version == version)
 
 
-def _check_replacement(name: str, replacement: str) -> None:
+def check_replacement(name: str, replacement: str) -> None:
     """Refuse what others could not follow, such as a path of this machine. A version may be one that is yet to come.
+
+    Args:
+        name: ``namespace/name`` of what is to be replaced.
+        replacement: As it was given.
 
     Raises:
         InvalidRefError: It is that.
@@ -178,7 +184,16 @@ def _check_replacement(name: str, replacement: str) -> None:
     context = {"ref": name, "replacement": escaped(replacement)}
     if (fault := text_fault(replacement)) is not None:
         raise InvalidRefError(f"what to use instead cannot be kept: {fault}", hint=hint, context=context)
-    if not is_version(replacement) and isinstance(parse_ref(replacement), PathRef):
+    if is_version(replacement):
+        return
+    try:
+        is_path = isinstance(parse_ref(replacement), PathRef)
+    except InvalidRefError as exc:
+        if is_channel(replacement):
+            hint = f"write {name}@{replacement} for the channel, or one of its versions"
+            raise InvalidRefError(f"'{replacement}' is no version", hint=hint, context=context) from exc
+        raise InvalidRefError(exc.message, hint=hint, context=context) from exc
+    if is_path:
         message = f"'{replacement}' is a path here, and whoever reads it is elsewhere"
         raise InvalidRefError(message, hint=hint, context=context)
 

@@ -32,6 +32,7 @@ from flashrl_registry.registry.channels import Appended, append_event, author_of
 from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.ref import NamedRef, is_version
 from flashrl_registry.registry.signing_keys import fingerprint_of, public_half, signing_library
+from flashrl_registry.registry.standing import store_option
 from flashrl_registry.registry.store import Store
 from flashrl_registry.registry.trust import Trust
 
@@ -196,7 +197,8 @@ def _signer(manifest: Manifest, store: Store, name: str, bundle: Bundle, keys: S
             hint="ask its publisher whose key that is before you trust it",
             context=context,
         )
-    hint = f"its publisher signs it with: flashrl-registry sign {ref} --signing-key KEY.pem"
+    command = f"flashrl-registry sign {ref} --signing-key KEY.pem{store_option(store.place)}"
+    hint = f"its publisher signs it with: {command}"
     raise UnsignedError(
         f"{ref} in {store.place} is not signed, and {name} needs a signature", hint=hint, context=context
     )

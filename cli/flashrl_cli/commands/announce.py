@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from flashrl_cli import output
-from flashrl_cli.arguments import Json, StoreAddress, version_of
+from flashrl_cli.arguments import Json, StoreAddress, usage, version_of
 from flashrl_registry.documents.plain_text import MAX_TEXT, text_fault
 
 Version = Annotated[
@@ -41,12 +41,15 @@ def _announce(
     kind: Literal["deprecate", "yank", "restore"], target: str, reason: str, use: str | None, store: str | None, *,
     as_json: bool,
 ) -> None:  # fmt: skip
-    from flashrl_registry.registry.channels import announce
+    from flashrl_registry.registry.channels import announce, check_replacement
 
     for option, text in (("--reason", reason), ("--use", use)):
         if text is not None and (fault := text_fault(text)) is not None:
             raise typer.BadParameter(fault, param_hint=option)
     opened, plain, version = version_of(target, store)
+    if use is not None:
+        with usage("--use"):
+            check_replacement(plain, use)
     said = announce(opened, plain, version, kind, reason=reason, replacement=use)
     done = {"deprecate": "deprecated", "yank": "withdrawn", "restore": "back in use"}[kind]
     text = f"{plain}@{version} is {done}" + ("" if said.changed else " already")

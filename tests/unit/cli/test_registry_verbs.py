@@ -128,6 +128,11 @@ def test_withdrawn_is_skipped_shown_and_taken_back(published: Command) -> None:
     assert published("show", NAME).err == ""
 
 
+def test_a_channel_is_not_moved_to_what_was_withdrawn_and_the_hint_names_the_others(published: Command) -> None:
+    assert published("yank", f"{NAME}@2.0.0", "--reason", "wrong").code == 0
+    assert published("channel", "set", NAME, "next", "2.0.0").err.endswith("hint: choose one of 1.0.0\n")
+
+
 def test_verify_hashes_everything_again(published: Command, registry: Path) -> None:
     assert published("verify", "--json").json["sound"] == 2
     file = registry / NAME / "2.0.0" / "plan.yaml"

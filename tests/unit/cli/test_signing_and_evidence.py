@@ -107,6 +107,19 @@ def test_what_is_refused_and_by_which_code(
     assert code(cli("sign", f"{NAME}@1.0.0", "--signing-key", private, "--json")) == "integrity"
 
 
+def test_the_command_that_signs_what_is_not_signed_works_as_it_is_printed(
+    cli: Command, bundle: PlanBundle, team: tuple[Path, Path], tmp_path: Path
+) -> None:
+    private, public = team
+    shared = f"file://{tmp_path}/shared"
+    for place, there in (([], NAME), (["--store", shared], f"{NAME}?store={shared}")):
+        cli("push", bundle.origin, f"{NAME}@1.0.0", *place)
+        hint = cli("pull", there, "--trusted", public, "--json").json["error"]["hint"]
+        command = hint.partition("flashrl-registry ")[2].replace("KEY.pem", str(private))
+        assert cli(*command.split()).code == 0, hint
+        assert cli("pull", there, "--trusted", public).code == 0
+
+
 def test_a_manifest_that_was_changed_with_its_files_is_not_what_was_signed(
     cli: Command, bundle: PlanBundle, other_bundle: PlanBundle, team: tuple[Path, Path], registry: Path
 ) -> None:

@@ -64,10 +64,17 @@ def test_programs_get_an_error_of_their_own(published: Command, registry: Path) 
 @pytest.mark.parametrize("use", ["../../etc", "/etc/passwd", "./plan.yaml", "~/plans", "../../etc@1.0.0", "stable!"])
 def test_a_path_is_no_replacement_for_others(published: Command, use: str, registry: Path) -> None:
     ran = published("deprecate", f"{NAME}@1.0.0", "--reason", "why", "--use", use, "--json")
-    assert ran.code == 1
-    assert ran.json["error"]["code"] == "invalid-ref"
+    assert (ran.code, ran.json["error"]["code"]) == (2, "usage")
     assert use in ran.json["error"]["message"]
+    assert "name one of its versions, or another plan as namespace/name" in ran.json["error"]["message"]
     assert not (registry / NAME / "history.json").exists()
+
+
+def test_a_channel_alone_is_no_replacement_and_the_hint_is_what_to_write(published: Command) -> None:
+    ran = published("deprecate", f"{NAME}@1.0.0", "--reason", "why", "--use", "stable", "--json")
+    assert (ran.code, len(ran.json["error"]["message"]) < 200) == (2, True)
+    assert f"write {NAME}@stable" in ran.json["error"]["message"]
+    assert published("deprecate", f"{NAME}@1.0.0", "--reason", "why", "--use", f"{NAME}@stable").code == 0
 
 
 @pytest.mark.parametrize("use", ["2.0.0", "team/other@stable", "hf://team/other", "Qwen/Qwen3-8B:int8"])
