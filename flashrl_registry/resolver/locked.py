@@ -54,15 +54,31 @@ def lock_in_place(text: str, folder: Path, *, portable: bool = False) -> PlanRef
             signature nobody would ask for.
     """
     file = folder / LOCK_FILE
+    entry = _entry_in_place(text, folder)
+    if entry is None:
+        return None
+    parse_ref(text, folder)  # what could be a path here, too, is refused with a lock as without
+    return _checked(entry, file, portable=portable)
+
+
+def lock_behind(text: str, folder: Path) -> Path | None:
+    """The lock that decides what a reference means in a working folder; None where none does.
+
+    Raises:
+        DocumentError: It is damaged.
+    """
+    if lock_references_in(path_text := text.partition("#")[0]) is not None:
+        return Path(path_text).expanduser()
+    return folder / LOCK_FILE if _entry_in_place(text, folder) is not None else None
+
+
+def _entry_in_place(text: str, folder: Path) -> LockedPlan | None:
+    file = folder / LOCK_FILE
     # A link that leads nowhere is there: reading it says so.
     if not os.path.lexists(file) or canonical_scheme(text) is not None:
         return None
-    lock, wanted = read_document(file, Lock), _asked(text, folder)
-    for entry in lock.entries:
-        if _means(entry, folder_of(file)) == wanted:
-            parse_ref(text, folder)  # what could be a path here, too, is refused with a lock as without
-            return _checked(entry, file, portable=portable)
-    return None
+    lock, wanted, home = read_document(file, Lock), _asked(text, folder), folder_of(file)
+    return next((entry for entry in lock.entries if _means(entry, home) == wanted), None)
 
 
 def _asked(text: str, folder: Path) -> PathRef | str:

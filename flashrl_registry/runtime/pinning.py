@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 
-from flashrl_registry.errors import InvalidRefError
-from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, open_chain, parse_ref
+from flashrl_registry.documents import Lock, read_document
+from flashrl_registry.errors import FlashRLError, InvalidRefError
+from flashrl_registry.registry import HubFileRef, NamedRef, PlanRef, default_registry_root, open_chain, parse_ref
 from flashrl_registry.registry.answering import other_than_asked
 from flashrl_registry.registry.locking import LOCK_FILE
 from flashrl_registry.registry.ref import is_commit, is_version, with_digest
-from flashrl_registry.resolver import lock_in_place, pin_reference
+from flashrl_registry.resolver import lock_behind, lock_in_place, pin_reference
 from flashrl_registry.resolver import pin as pinned_ref
 from flashrl_registry.runtime.log import logger
 
@@ -67,6 +68,7 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
     if not isinstance(ref, NamedRef | HubFileRef):
         return ref
     stores = open_chain(environ)
+    _remember_lock(config, environ)
     if (known := _from_parent(config, ref, environ)) is not None:
         _, warnings = pinned_ref(known, stores, asked=_parsed(config))
         logger.info(
@@ -81,6 +83,18 @@ def pin_for_children(config: str, ref: PlanRef, environ: MutableMapping[str, str
     environ[PINNED] = config + _ARROW + text
     logger.info("%s is %s for this process and those that it starts", config, text)
     return pinned
+
+
+def _remember_lock(config: str, environ: Mapping[str, str]) -> None:
+    """Let ``gc`` know of the lock that this job runs by; no engine fails for it."""
+    try:
+        if (file := lock_behind(config, Path())) is not None:
+            from flashrl_registry.registry.keeping import keep_for  # only a job with a lock needs what this loads
+
+            for warning in keep_for(default_registry_root(environ), file, read_document(file, Lock)):
+                logger.info("%s", warning)
+    except (OSError, FlashRLError) as exc:
+        logger.info("gc does not know of the lock that this job runs by: %s", exc)
 
 
 def _log(warnings: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flashrl_registry.documents import Lock, Plan, read_document
 from flashrl_registry.errors import DocumentError, IntegrityError, InvalidRefError, UnsignedError
 from flashrl_registry.registry import LocalStore, NamedRef, PathRef, PlanBundle, open_chain, parse_ref, write_bundle
+from flashrl_registry.registry.chain import store_at
 from flashrl_registry.registry.channels import announce, move_channel
 from flashrl_registry.registry.locking import check_lock, lock_references, relock, update_lock
 from flashrl_registry.registry.ref import with_digest
@@ -201,3 +202,24 @@ def test_no_changed_lock_gets_an_unsigned_plan_past_a_name_that_needs_a_signatur
             plan_reference(config, store.root, lambda: None)
         with pytest.raises(IntegrityError, match=f"locks {CONFIG} to a path"):
             pin(config)
+
+
+def test_gc_knows_the_lock_that_a_job_runs_by_and_no_engine_fails_for_that(
+    store: LocalStore, tmp_path: Path, bundle: PlanBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job's gc, in another folder, must not take away what a lock needs."""
+    monkeypatch.chdir(tmp_path)
+    shared = f"file://{tmp_path / 'shared'}"
+    environ = {"FLASHRL_REGISTRY": str(tmp_path / "mine"), "FLASHRL_STORES": shared}
+    store_at(shared, environ).publish(bundle, "team/shared", "1.0.0")
+    update_lock(tmp_path / "job.lock", lock_references(["team/shared"], open_chain(environ), tmp_path)[0])
+    update_lock(tmp_path / "flashrl.lock", lock_references(["team/shared"], open_chain(environ), tmp_path)[0])
+    notes = tmp_path / "mine" / ".cache" / "locks"
+    for number, config in enumerate(("job.lock", "team/shared", "job.lock#team/shared"), start=1):
+        pin_for_children(config, plan_reference(config, tmp_path / "mine", lambda: None), dict(environ))
+        assert len(list(notes.glob("*.txt"))) == min(number, 2)
+    for note in notes.iterdir():
+        note.unlink()
+    notes.rmdir()
+    notes.write_text("in the way")
+    pin_for_children("job.lock", plan_reference("job.lock", tmp_path / "mine", lambda: None), dict(environ))
