@@ -7,12 +7,13 @@ be healed. A number beside it counts the worker's updates, so that the front end
 made. Workers on other machines do not reach this file; their own check before each forward still stands.
 """
 
-import atexit
 import mmap
 import os
 import struct
 import tempfile
 from pathlib import Path
+
+from flashrl_registry.runtime.gate_files import make_file
 
 _SLOTS = 1024
 _REASON_BYTES = 2048
@@ -27,20 +28,10 @@ SERVE_HINT = "send a complete weight update; the engine serves again when its la
 def create_gate() -> Path:
     """Make the file, all slots serving; in memory where the system has a memory filesystem.
 
-    It is removed when this process, the engine's driver, ends.
+    It is removed when this process, the engine's driver, ends; where it is killed, by the next one that makes one.
     """
     shared = Path("/dev/shm")  # noqa: S108 - the memory filesystem; the name in it is random and private
-    folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    handle, name = tempfile.mkstemp(prefix="flashrl-gate-", dir=folder)
-    with os.fdopen(handle, "wb") as file:
-        file.write(bytes(_SIZE))
-    atexit.register(_remove, Path(name), os.getpid())
-    return Path(name)
-
-
-def _remove(path: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child inherits the exit handler, not the file
-        path.unlink(missing_ok=True)
+    return make_file(shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir()), "flashrl-gate", _SIZE)
 
 
 def open_gate(path: Path) -> "Gate | None":
