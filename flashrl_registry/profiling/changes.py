@@ -26,6 +26,9 @@ _BITS: dict[str, tuple[type[np.signedinteger], type[np.unsignedinteger], int, in
 """Integers of a float's width, and the bits of infinity and of minus infinity: what is above either is NaN."""
 
 _MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}
+_BIAS_OFF = 0.07
+"""How far a bias may be from the factor of its rows, which is fitted to their codes: a row with one weight is off by
+half a step of fp8, 0.0625."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class ChangedVector:
     quantized: F32
     factors: dict[int, tuple[F32, Mask]]
     fault: str | None
+
+    def follows(self, factor: F32, dead: Mask) -> bool:
+        """Whether a bias has the factor of its rows; a row of zeros has a bias all the same, and says of no factor."""
+        if factor.size != self.reference.size:
+            return False
+        wanted = self.reference * factor
+        return bool(((np.abs(self.quantized - wanted) <= _BIAS_OFF * np.abs(wanted) + 1e-6) | dead).all())
 
     def error(self, offset: int, dtype: str) -> F32:
         """Standard error of the factor, as a share of it, that the rounding of the quantized vector made.

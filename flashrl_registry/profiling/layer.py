@@ -27,9 +27,6 @@ from flashrl_registry.profiling.plausible import far_factors, some, wrong_scales
 from flashrl_registry.profiling.relations import find_relations
 
 Role = Literal["quantized", "rescaled", "unchanged"]
-_BIAS_OFF = 0.07
-"""How far a bias may be from the factor of its rows, which is fitted to their codes: a row with one weight is off by
-half a step of fp8, 0.0625."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +149,7 @@ class Layer:
         if not name.endswith(".bias"):
             return False
         factor, dead = self._factor_of(source)
-        if factor is None or factor.size != vector.reference.size:
-            return False
-        wanted = vector.reference * factor
-        # A row of zeros has a bias all the same, and nothing else says what its factor was.
-        same = bool(((np.abs(vector.quantized - wanted) <= _BIAS_OFF * np.abs(wanted) + 1e-6) | dead).all())
+        same = factor is not None and dead is not None and vector.follows(factor, dead)
         if same:
             self._result.roles[name] = "rescaled"
         return same
@@ -239,6 +232,8 @@ class Layer:
             self._add_single_rows(fed, compared, rows)
         elif fed.carries_rows and name not in self._found.row_groups:
             reason = "has rows that carry a factor, and no linear of its layer divides it out"
+            if fed.source in self._found.changed:
+                reason += f"; or {fed.source} is off by a number"
             self._result.faults.append(Fault(name, reason))
         else:
             self._result.faults.append(Fault(name, _not_explained(fed.source)))

@@ -19,11 +19,17 @@ from flashrl_registry.profiling.changes import ChangedVector, compare_unquantize
 from flashrl_registry.profiling.channels import mapped
 from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, Compared, linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
-from flashrl_registry.profiling.layout import F32
-from flashrl_registry.profiling.linear import Columns, Pair, read_linear
+from flashrl_registry.profiling.layout import F32, Mask
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, read_linear
 from flashrl_registry.profiling.output import PICKLES, StoredVector, document_path
 from flashrl_registry.profiling.pair import CheckedPair, check_pair, open_pair
-from flashrl_registry.profiling.plausible import some
+from flashrl_registry.profiling.plausible import (
+    TOLERATED,
+    TOLERATED_IN_FITS,
+    TOLERATED_NEAR_ZERO,
+    some,
+    wrong_columns,
+)
 from flashrl_registry.profiling.work import stored_vectors
 
 TOLERANCE = 0.03
@@ -135,7 +141,7 @@ class _Replay:
     def _replayed(self, pair: Pair, name: str, vector: ChangedVector) -> str | None:
         group = next((group for group in self._profile.smoothing if group.source == name), None)
         if group is None:
-            return None  # a bias; it was compared with its factor when the profile was made
+            return self._replayed_bias(name, vector)
         factor, offset = self._vector(f"inv_smoothing/{name}"), np.float32(group.offset or 0)
         again = (offset + vector.reference) * factor - offset if group.offset else vector.reference * factor
         if is_cast(again, vector.quantized, pair.quantized.index.specs[name].dtype):
@@ -144,6 +150,15 @@ class _Replay:
         wanted = vector.quantized + offset
         same = bool((np.abs(again + offset - wanted) <= _LAST_BITS * (np.abs(wanted) + offset)).all())
         return None if same else "is not the reference's norm times the profile's factor"
+
+    def _replayed_bias(self, name: str, vector: ChangedVector) -> str | None:
+        source = name.removesuffix(".bias") + ".weight"
+        group = next((group for group in self._profile.smoothing if group.source == source), None)
+        if group is not None:
+            factor = self._vector(f"inv_smoothing/{source}")
+            if vector.follows(factor, _dead(group, factor)):
+                return None
+        return "is not the reference's bias times the profile's factor"
 
     def linear(self, pair: Pair, name: str) -> tuple[LinearFacts | None, list[Fault]]:
         """Scales bit for bit, and every code."""
@@ -165,6 +180,9 @@ class _Replay:
         elif compared.wrong_rows:
             which = some(compared.wrong_rows, linear.num_rows, "rows")
             faults.append(Fault(name, f"has rows that are not explained by the profile's vectors: {which}"))
+        elif (wrong := _wrong_columns(pair, linear, columns, group, carries_rows=rows is not None)).any():
+            which = some(np.flatnonzero(wrong), wrong.size, "columns")
+            faults.append(Fault(name, f"has columns that are not explained by the profile's vectors: {which}"))
         elif recorded is not None:
             sample = facts
             if recorded.rows_checked < linear.num_rows:
@@ -187,14 +205,26 @@ class _Replay:
 
     def _factor(self, group: SmoothingGroup) -> Columns:
         factor = self._vector(f"inv_smoothing/{group.source}")
-        dead = np.zeros(factor.size, np.bool_)
-        if group.num_zero_channels:
-            # Where both are zero nothing is known; a factor of exactly one elsewhere loses nothing by it.
-            dead = factor == 1
+        dead = _dead(group, factor)
         return Columns.of(mapped(factor, group.channels), mapped(dead, group.channels))
 
     def _vector(self, key: str) -> F32:
         return self._vectors[key].read()
+
+
+def _dead(group: SmoothingGroup, factor: F32) -> Mask:
+    """Where both are zero nothing is known; a factor of exactly one elsewhere loses nothing by it."""
+    dead: Mask = factor == 1 if group.num_zero_channels else np.zeros(factor.size, np.bool_)
+    return dead
+
+
+def _wrong_columns(
+    pair: Pair, linear: Linear, columns: Columns, group: SmoothingGroup | None, *, carries_rows: bool
+) -> Mask:
+    tolerated = TOLERATED if group is None or group.kind == "norm" else TOLERATED_IN_FITS
+    if group is not None and group.offset:
+        tolerated = TOLERATED_NEAR_ZERO
+    return wrong_columns(Sample(pair, linear), columns, tolerated, carries_rows=carries_rows)
 
 
 def _open_sidecar(document: Path, profile: Profile) -> dict[str, StoredVector]:

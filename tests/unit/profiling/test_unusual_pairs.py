@@ -166,3 +166,35 @@ def test_few_codes_in_the_rows_of_an_expert_still_give_the_factor_of_what_it_fee
     profile = accepted(pair, tmp_path)
     assert [(group.source, group.targets) for group in profile.smoothing] == [(up, [down])]
     assert profile.linears[0].residual_rms > 0.45
+
+
+def test_a_bias_that_was_changed_after_its_profile_was_made_is_refused(pair: Any, tmp_path: Path) -> None:
+    bias = f"{L0}mlp.up_proj.bias"
+    pair.reference[bias], pair.quantized[bias] = torch.ones(48), torch.ones(48) * pair.inv_smoothing[UP]
+    document, _ = profile_pair(*pair.write(), tmp_path / "out")
+    verify_profile(document, *pair.write())
+    pair.quantized[bias][7] *= 3
+    with pytest.raises(CheckpointMismatchError, match=f"{bias}: is not the reference's bias times the profile's"):
+        verify_profile(document, *pair.write())
+
+
+def test_a_column_of_codes_that_was_changed_after_its_profile_was_made_is_refused(pair: Any, tmp_path: Path) -> None:
+    """The average hides one of a thousand."""
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(64, 1024, generator=generator)
+    weight[:, 700] /= 8
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    pair.reference = {OUT: weight}
+    pair.quantized = {OUT: (weight / scale).round().to(torch.int8), f"{OUT}_scale": scale}
+    document, _ = profile_pair(*pair.write(), tmp_path / "out")
+    pair.quantized[OUT][:, 700] *= 4
+    with pytest.raises(CheckpointMismatchError, match=r"columns that are not explained .*: 1 of 1024 columns"):
+        verify_profile(document, *pair.write())
+
+
+def test_a_norm_that_is_off_by_a_number_is_named_beside_what_it_feeds(pair: Any, tmp_path: Path) -> None:
+    norm = f"{L0}post_attention_layernorm.weight"
+    pair.quantized[norm] = pair.quantized[norm] * 2
+    with pytest.raises(CheckpointMismatchError) as caught:
+        profile_pair(*pair.write(), tmp_path / "out")
+    assert any(f"or {norm} is off by a number" in fault["reason"] for fault in caught.value.context["faults"])
