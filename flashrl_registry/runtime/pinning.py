@@ -7,6 +7,7 @@ and asks nobody. A launcher that starts processes itself pins with :func:`pin` a
 
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from flashrl_registry.documents import Lock, read_document
@@ -46,7 +47,7 @@ def pin(ref: str) -> str:
     stores = open_chain(os.environ)
     locked = lock_in_place(ref, Path(), portable=True)
     if locked is None:
-        return pin_reference(ref, stores)
+        return pin_reference(ref, stores, asked=_parsed(ref))
     logger.info("%s is %s: %s in the working folder locks it", ref, locked, LOCK_FILE)
     return pin_reference(locked, stores, asked=_parsed(ref))
 
@@ -134,11 +135,11 @@ def _is_exact(known: NamedRef | HubFileRef) -> bool:
 
 
 def _parsed(config: str) -> PlanRef | None:
-    """What was asked for; None for a lock, and for another program's way of writing a place."""
-    try:
-        return parse_ref(config)
-    except InvalidRefError:
-        return None
+    """What was asked for, of a lock too; None for a whole lock, and for another program's way of writing a place."""
+    for text in (config, config.partition("#")[2]):
+        with suppress(InvalidRefError):
+            return parse_ref(text)
+    return None
 
 
 def _changed(why: str) -> InvalidRefError:
