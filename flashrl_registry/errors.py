@@ -61,7 +61,9 @@ class FlashRLError(Exception):
         self.context = context or {}
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+        hint = f"\n  hint: {self.hint}"
+        # The message may quote another error with the same hint.
+        return self.message if self.hint is None or hint in self.message else self.message + hint
 
 
 @dataclass(frozen=True)

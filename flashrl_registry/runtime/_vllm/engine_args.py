@@ -78,6 +78,8 @@ def apply_plan(
     args.logprobs_mode = engine.logprobs_mode
     lm_head_fp32 = _lm_head_fp32(settings) or engine.head_dtype == "float32"
     _merge_overrides(args, engine.quantization_config, lm_head_fp32=lm_head_fp32)
+    _check_parallel(args, resolution)
+    _check_adapters(args, resolution)
     _check_experts(args, resolution)
     _set_online_method(args, engine)
     _set_kv_cache_dtype(args, engine)
@@ -181,6 +183,26 @@ def _merge_overrides(args: Any, quantization_config: dict[str, Any] | None, *, l
     if lm_head_fp32:
         overrides["head_dtype"] = "float32"
     args.hf_overrides = overrides
+
+
+def _check_parallel(args: Any, resolution: Resolution) -> None:
+    quantized = resolution.plan.count_by_treatment().keys() - {"keep", "rescale"}
+    if args.pipeline_parallel_size > 1 and quantized:
+        raise FlashRLError(
+            f"pipeline_parallel_size={args.pipeline_parallel_size}: pipeline parallelism is not supported under a plan "
+            "that quantizes; each worker would hold some of the layers only",
+            hint="use tensor_parallel_size, or data_parallel_size",
+        )
+
+
+def _check_adapters(args: Any, resolution: Resolution) -> None:
+    """LoRA layers look for weights that oneDNN has taken away. Tested: 0.32.0; it fails on W8A8 without a plan, too."""
+    device = resolution.resolved.environment.device
+    if args.enable_lora and device == "cpu" and "int8" in resolution.plan.count_by_treatment():
+        raise FlashRLError(
+            "enable_lora=True: vLLM's CPU build cannot put adapters on int8 linears",
+            hint="merge the adapters into the weights that the trainer sends, or use FLASHRL_CONFIG=bf16 on CPU",
+        )
 
 
 def _check_experts(args: Any, resolution: Resolution) -> None:

@@ -6,12 +6,13 @@ Called several times per process; each step is done once.
 import copy
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
 from flashrl_registry.runtime._vllm import compat, engine_args, members, replies, unplanned
-from flashrl_registry.runtime.settings import settings_from_env
+from flashrl_registry.runtime.settings import read_by_nothing, settings_from_env
 
 LOAD_FORMAT = "flashrl"
 
@@ -30,6 +31,13 @@ def install() -> None:
     unplanned.refuse_unplanned()
     replies.keep_in_step()
     log.logger.debug("plugin installed, %s=%s", "FLASHRL_CONFIG", settings.config)
+
+
+@cache
+def _warn_of_unknown_variables(sentences: frozenset[str]) -> None:
+    """Once for all engines of a program."""
+    for sentence in sorted(sentences):
+        log.logger.warning("%s", sentence)
 
 
 def _register_loader() -> None:
@@ -67,6 +75,7 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
     install()
     compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
     members.answer_for_every_replica()
+    _warn_of_unknown_variables(frozenset(read_by_nothing(os.environ)))
     settings = settings_from_env(os.environ)
     assert settings.config is not None  # the plugin asked
     found = members.find_members(settings.config, args, os.environ)

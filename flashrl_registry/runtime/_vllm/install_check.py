@@ -27,13 +27,15 @@ def reload_in_turn(worker: Any) -> None:
     """Reload the checkpoints that the driver's FLASHRL_TEST_RELOAD names, then the engine's own.
 
     Args:
-        worker: vLLM's, with its model loaded and warmed up.
+        worker: vLLM's, with its model loaded and warmed up; one without a plan is left alone. Its class is every
+            engine's of this process, whose plans differ.
 
     Raises:
         RuntimeLoadError: A reload failed, or the engine's own weights did not come back; the engine does not start.
     """
-    payload = worker.vllm_config.load_config.model_loader_extra_config[PAYLOAD_KEY]
-    if not payload["test_reload"]:
+    extra = worker.vllm_config.load_config.model_loader_extra_config
+    payload = extra.get(PAYLOAD_KEY) if isinstance(extra, dict) else None
+    if payload is None or not payload["test_reload"]:
         return
     model, config = worker.model_runner.get_model(), worker.model_runner.vllm_config.model_config
     own = {name: getattr(config, name) for name in _FIELDS if hasattr(config, name)}

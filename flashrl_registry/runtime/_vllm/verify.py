@@ -34,9 +34,11 @@ from flashrl_registry.runtime._vllm.layers import (
 )
 from flashrl_registry.runtime._vllm.sent import Sent
 from flashrl_registry.runtime.fingerprint import fingerprint
+from flashrl_registry.runtime.updates import evenly_spaced
 
 _REQUANTIZED = "vLLM itself quantizes it, or quantizes it again"
 _UNSEEN = "this release does not read it back"
+_NEVER_SENT = "no complete update has brought it yet"
 
 
 def verify_resident(
@@ -49,19 +51,23 @@ def verify_resident(
         resolved: Its plan.
         sent: Fingerprints of the last complete update.
         rank: This worker's tensor-parallel rank.
-        limit: Read back at most so many linears, evenly spaced; None reads all.
+        limit: Read back at most so many of the engine's linears, evenly spaced; None reads all.
 
     Returns:
         ``compared`` and ``equal`` (numbers of checkpoint tensors), ``different`` (their names) and
         ``not_compared`` (reason to names).
     """
+    if not sent.rows:  # random weights that the program asked for
+        return {"compared": 0, "equal": 0, "different": [], "not_compared": {_NEVER_SENT: _names(resolved)}}
     checked: dict[str, bool] = {}
     skipped: dict[str, list[str]] = {}
     shards_of = {module: [name for name, _ in shards] for module, shards in shards_of_layers(model, resolved).items()}
     layers = {name: layer for name, layer in linears(model).items() if name in shards_of}
-    step = 1 if limit is None else max(1, len(layers) // max(1, limit))
-    chosen = list(layers)[::step]
+    chosen = evenly_spaced(list(layers), limit)
     for name in chosen:
+        if never_sent := [shard for shard in shards_of[name] if shard not in sent.rows]:
+            skipped.setdefault(_NEVER_SENT, []).extend(never_sent)
+            continue
         how = layer_format(layers[name])
         checked.update(_compare_biases(layers[name], shards_of[name], sent, rank))
         if how == "fp8" or (how == "fp8_tensor" and len(shards_of[name]) > 1):
@@ -79,6 +85,10 @@ def verify_resident(
         "different": sorted((name for name, equal in checked.items() if not equal), key=natural_key),
         "not_compared": {reason: names for reason, names in skipped.items() if names},
     }
+
+
+def _names(resolved: ResolvedPlan) -> list[str]:
+    return [tensor.name for tensor in resolved.tensors]
 
 
 def shards_of_layers(model: nn.Module, resolved: ResolvedPlan) -> dict[str, list[tuple[str, int]]]:

@@ -22,7 +22,7 @@ from vllm.config import WeightTransferConfig
 from vllm.model_executor.layers import linear
 
 from flashrl_registry.errors import RuntimeLoadError, WeightMismatchError
-from flashrl_registry.runtime import status, updating
+from flashrl_registry.runtime import status, updating, verify
 
 Tensors = dict[str, torch.Tensor]
 Result = dict[str, Any]
@@ -499,7 +499,7 @@ def name_taken(args: Result) -> None:
 def served_dummy(args: Result) -> Result:
     """Random weights that the program asked for: served, and said to be random."""
     llm = engine(args["models"][0], load_format="dummy")
-    return {"tokens": greedy(llm), "status": status(llm)[0]}
+    return {"tokens": greedy(llm), "status": status(llm)[0], "verify": verify(llm)[0]}
 
 
 def with_weight_transfer(backend: str) -> Callable[[Result], None]:
@@ -512,6 +512,8 @@ STARTS: dict[str, tuple[Any, ...]] = {
                           lambda args: engine(args["models"][0]), "nobody/nothing"),
     "malformed-reference": ("FLASHRL_CONFIG is no reference", "not a ref",
                             lambda args: engine(args["models"][0]), "not a plan reference", "namespace/name"),
+    "reference-too-long": ("FLASHRL_CONFIG is longer than a path can be", "x" * 5000,
+                           lambda args: engine(args["models"][0]), "not a plan reference", "File name too long"),
     "plan-altered": ("the plan's text was changed", "@altered",
                      lambda args: engine(args["models"][0]), "does not match its digest", "recorded sha256:"),
     "sidecar-altered": ("the profile's vectors were changed", "@sidecar",
@@ -543,6 +545,12 @@ STARTS: dict[str, tuple[Any, ...]] = {
                           "one must decide"),
     "overrides-function": ("the program passes hf_overrides as a function", "int8",
                            lambda args: engine(args["models"][0], hf_overrides=lambda config: config), "as a dict"),
+    "pipeline-parallel": ("pipeline parallelism under a plan that quantizes", "int8",
+                          lambda args: engine(args["models"][0], pipeline_parallel_size=2),
+                          "pipeline parallelism is not supported", "use tensor_parallel_size"),
+    "adapters-on-cpu": ("LoRA adapters on int8 linears of the CPU build", "int8",
+                        lambda args: engine(args["models"][0], enable_lora=True),
+                        "cannot put adapters on int8 linears", "merge the adapters"),
     "sharded-state": ("load_format='sharded_state' writes past the plan", "int8",
                       lambda args: engine(args["models"][0], load_format="sharded_state"),
                       "past model.load_weights", "sharded_state"),

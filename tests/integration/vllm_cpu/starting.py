@@ -43,7 +43,19 @@ def _engine_from(made: Any) -> Result:
     return {"quantization": llm.vllm_config.model_config.quantization}
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (handed_over, plugins_first)}
+def one_without_a_plan(args: Result) -> Result:
+    """Three engines in one program: FLASHRL_TEST_RELOAD, then no plan, then bf16."""
+    import scenarios
+
+    result = {"first": scenarios.observe(scenarios.engine(args["model"]))}
+    for name in ("FLASHRL_CONFIG", "FLASHRL_TEST_RELOAD"):
+        del os.environ[name]
+    result["stock"] = {"tokens": scenarios.greedy(scenarios.engine(args["model"]))}
+    os.environ["FLASHRL_CONFIG"] = "bf16"
+    return {**result, "bf16": scenarios.observe(scenarios.engine(args["model"]))}
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (handed_over, one_without_a_plan, plugins_first)}
 
 if __name__ == "__main__":
     Path(sys.argv[3]).write_text(json.dumps(SCENARIOS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))))

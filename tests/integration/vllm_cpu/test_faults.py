@@ -134,6 +134,14 @@ def test_random_weights_that_the_program_asked_for_are_said_to_be_random(starts)
     assert "random" in starts["dummy"]["status"]["reason"]
 
 
+def test_verify_says_of_random_weights_that_nothing_has_brought_them(starts) -> None:
+    report = starts["dummy"]["verify"]
+    assert (report["compared"], report["equal"], report["different"]) == (0, 0, [])
+    ((reason, names),) = report["not_compared"].items()
+    assert reason == "no complete update has brought it yet"
+    assert "model.layers.1.self_attn.q_proj.weight" in names
+
+
 @pytest.mark.parametrize("plan", ["quarantine", "staged"])
 def test_a_faulty_update_never_becomes_a_wrong_token(updates, plan: str) -> None:
     assert updates[plan]["visible"], "the two checkpoints must differ in their tokens, or the test shows nothing"

@@ -153,6 +153,18 @@ def test_reloads_are_tried_before_the_engine_serves(
         assert ran.result[what] == alone.result[what], "the engine's own weights are back"
 
 
+def test_a_later_engine_of_the_program_reloads_nothing(
+    run_scenario: Callable[..., Any], tiny: Callable[..., Path]
+) -> None:
+    env = {"FLASHRL_TEST_RELOAD": str(tiny(2)), "FLASHRL_LMHEAD_FP_32": "1"}
+    ran = run_scenario("one_without_a_plan", "int8", script="starting.py", env=env, model=tiny(1))
+    assert ran.returncode == 0, ran.log[-3000:]
+    assert ran.result["stock"]["tokens"] == ran.result["bf16"]["tokens"]
+    assert ran.log.count(f"FLASHRL_TEST_RELOAD {tiny(2)}:") == 1
+    told = "FLASHRL_LMHEAD_FP_32 is read by nothing; did you mean 'FLASHRL_LMHEAD_FP32'?"
+    assert ran.log.count(told) == 1, "once, though there were two engines under a plan"
+
+
 def test_reloads_are_tried_on_the_other_release(
     run_scenario: Callable[..., Any], tiny: Callable[..., Path], other_release: Path
 ) -> None:

@@ -1,11 +1,14 @@
 """The environment variables as a value."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import flashrl_registry
 from flashrl_registry.errors import ResolutionError, RuntimeLoadError
 from flashrl_registry.runtime import settings_from_env
+from flashrl_registry.runtime.settings import VARIABLES, read_by_nothing
 
 
 def test_nothing_set_switches_everything_off() -> None:
@@ -49,3 +52,15 @@ def test_an_fp32_head_that_the_release_ignores_stops_the_engine(monkeypatch: pyt
     assert not engine_args._lm_head_fp32(settings_from_env({}))
     monkeypatch.setattr(compat, "vllm_version", lambda: "0.27.1+cpu")
     assert engine_args._lm_head_fp32(settings_from_env({"FLASHRL_LMHEAD_FP32": "1"}))
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_was_meant() -> None:
+    environ = {"FLASHRL_LM_HEAD_FP32": "1", "FLASHRL_CONFIG": "int8", "PATH": "/bin"}
+    told = ["FLASHRL_LM_HEAD_FP32 is read by nothing; did you mean 'FLASHRL_LMHEAD_FP32'?"]
+    assert read_by_nothing(environ) == told
+
+
+def test_no_variable_that_something_reads_is_called_misspelt() -> None:
+    root = Path(flashrl_registry.__file__).parent
+    text = "".join(file.read_text() for file in root.rglob("*.py"))
+    assert set(re.findall(r'"(FLASHRL_[A-Z0-9_]*[A-Z0-9])"', text)) == set(VARIABLES)
