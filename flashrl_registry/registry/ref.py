@@ -203,7 +203,9 @@ def _elsewhere(text: str, place: str, address: str, digest: str | None) -> PlanR
     """A reference that names its store; a path that lies here is never meant."""
     if not _ADDRESS.fullmatch(address):
         # Not the address itself: what is wrong with it may be a password.
-        raise _invalid(f"{place}{_STORE}...", "a store's address is scheme://place without credentials, spaces, '?' or '#'")
+        raise _invalid(
+            f"{place}{_STORE}...", "a store's address is scheme://place without credentials, spaces, '?' or '#'"
+        )
     on_a_hub = address.startswith(("https://", "http://"))
     if on_a_hub or place.startswith(_HF):
         if not on_a_hub:
