@@ -121,6 +121,6 @@ def embedding_of(resolved: ResolvedPlan) -> ResolvedTensor | None:
 def names_of_head(resolved: ResolvedPlan, embedding: ResolvedTensor | None) -> frozenset[str]:
     """What the head of a tied model is called: as in its checkpoint, or where the embedding's name puts it."""
     names = {_HEAD, *(tensor.name for tensor in resolved.tensors if f".{tensor.name}".endswith(f".{_HEAD}"))}
-    if embedding is not None and embedding.name.endswith(_EMBEDDING):
+    if embedding is not None and f".{embedding.name}".endswith(f".{_EMBEDDING}"):
         names.add(embedding.name.removesuffix(_EMBEDDING) + _HEAD)
     return frozenset(names)
