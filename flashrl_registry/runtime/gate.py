@@ -18,7 +18,8 @@ from flashrl_registry.runtime.gate_files import make_file
 _SLOTS = 1024
 _REASON_BYTES = 2048
 _COUNT = struct.Struct("<Q")  # a byte would come around after 256 updates and look as if nothing had changed
-_REASON_AT = _SLOTS + _COUNT.size * _SLOTS
+_REFUSED_AT = _SLOTS + _COUNT.size * _SLOTS
+_REASON_AT = _REFUSED_AT + _COUNT.size
 _SIZE = _REASON_AT + _REASON_BYTES
 SERVING = 0
 REFUSING = 1
@@ -71,7 +72,16 @@ class Gate:
 
     def updates(self) -> bytes:
         """A value that differs whenever a worker's weights have changed since it was last read."""
-        return self._map[_SLOTS:_REASON_AT]
+        return self._map[_SLOTS:_REFUSED_AT]
+
+    def count_refusal(self) -> None:
+        """A front end has refused a request."""
+        _COUNT.pack_into(self._map, _REFUSED_AT, self.refusals() + 1)
+
+    def refusals(self) -> int:
+        """How many requests were refused so far; two front ends that refuse at once may count one."""
+        count: int = _COUNT.unpack_from(self._map, _REFUSED_AT)[0]
+        return count
 
     def reason(self) -> str | None:
         """None while every worker serves; otherwise why one of them does not."""

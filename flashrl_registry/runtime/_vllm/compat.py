@@ -5,7 +5,7 @@ Tested: 0.27.1 and 0.32.0 (CPU), 0.25.1 (H100, CUDA graphs).
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from packaging.version import Version
 from flashrl_registry.documents import Environment
 from flashrl_registry.documents.rules import SUPPORTED_VLLM
 from flashrl_registry.errors import NotServableError, RuntimeLoadError
+from flashrl_registry.runtime._vllm.overflow import clear_kv_cache
 from flashrl_registry.runtime.log import logger
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def tied_head_differs(model: "torch.nn.Module", head_VH: "torch.Tensor") -> bool
 
     for layer in model.modules():
         if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+            if head_VH.shape != (layer.org_vocab_size, layer.embedding_dim):
+                return True
             rows = layer.shard_indices
             mine = head_VH[rows.org_vocab_start_index : rows.org_vocab_end_index].to(layer.weight.dtype)
             return not torch.equal(layer.weight[: mine.shape[0]], mine)
@@ -278,6 +281,12 @@ class WorkerHooks(Protocol):
     def check_servable(self, model: Any) -> None:
         """Before a forward; raises to refuse it."""
 
+    def lock(self, model: Any) -> AbstractContextManager[Any]:
+        """Held while weights change and while they are used."""
+
+    def clears_kv_cache(self, model: Any) -> bool:
+        """Whether cached keys and values are to be set to zero before the next forward."""
+
     def weights_discarded(self, model: Any) -> None:
         """Sleep level 2 has thrown the weights away."""
 
@@ -314,8 +323,12 @@ def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> Non
     }
 
     def execute_model(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        hooks.check_servable(self.model_runner.get_model())
-        return originals["execute_model"](self, *args, **kwargs)
+        model = self.model_runner.get_model()
+        with hooks.lock(model):
+            hooks.check_servable(model)
+            if hooks.clears_kv_cache(model):
+                clear_kv_cache(self.model_runner)
+            return originals["execute_model"](self, *args, **kwargs)
 
     def sleep(self, level: int = 1, *args, **kwargs):  # type: ignore[no-untyped-def]
         result = originals["sleep"](self, level, *args, **kwargs)
@@ -324,19 +337,26 @@ def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> Non
         return result
 
     def reload_weights(self, weights_iterator=None, *args, **kwargs):  # type: ignore[no-untyped-def]
-        in_checkpoint_format = kwargs.get("is_checkpoint_format", args[1] if len(args) > 1 else True)
-        if not in_checkpoint_format:
-            raise RuntimeLoadError(
-                "reload_weights(is_checkpoint_format=False) writes past the plan and is refused",
-                hint="send the bf16 checkpoint tensors; the plan quantizes them",
-            )
-        if weights_iterator is not None:
-            weights_iterator = hooks.whole_update(weights_iterator)
-            if hooks.takes_in_place(self.model_runner.get_model()):
-                # vLLM would take every layer apart and put it together again for nothing.
-                self.model_runner.get_model().load_weights(weights_iterator)
-                return None
-        return originals["reload_weights"](self, weights_iterator, *args, **kwargs)
+        refuse_kernel_format(args, kwargs)
+        runner, model = self.model_runner, self.model_runner.get_model()
+        with hooks.lock(model):
+            if weights_iterator is not None:
+                weights_iterator = hooks.whole_update(weights_iterator)
+                if hooks.takes_in_place(model):
+                    # vLLM would take every layer apart and put it together again for nothing.
+                    model.load_weights(weights_iterator)
+                    for reset in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+                        getattr(runner, reset, lambda: None)()
+                    return None
+            # A path is the model's from then on, as vLLM has it; one that cannot be read is not.
+            config = self.vllm_config.model_config
+            before = {name: getattr(config, name) for name in _PLACE if hasattr(config, name)}
+            try:
+                return originals["reload_weights"](self, weights_iterator, *args, **kwargs)
+            except BaseException:
+                for name, value in before.items():
+                    setattr(config, name, value)
+                raise
 
     def start_weight_update(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         result = originals["start_weight_update"](self, *args, **kwargs)
@@ -353,6 +373,39 @@ def guard_workers(hooks: WorkerHooks, rpc: dict[str, Callable[..., Any]]) -> Non
     execute_model.flashrl_wrapped = True  # type: ignore[attr-defined]
     for method in (execute_model, sleep, reload_weights, start_weight_update, finish_weight_update):
         setattr(Worker, method.__name__, method)
+    _guard_runners()
+
+
+_PLACE = ("model", "model_weights", "revision")
+
+
+def refuse_kernel_format(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse ``reload_weights(iterator, path, False)``.
+
+    Raises:
+        RuntimeLoadError: It would copy tensors past the plan.
+    """
+    if not kwargs.get("is_checkpoint_format", args[1] if len(args) > 1 else True):
+        raise RuntimeLoadError(
+            "reload_weights(is_checkpoint_format=False) writes past the plan and is refused",
+            hint="send the bf16 checkpoint tensors; the plan quantizes them",
+        )
+
+
+def _guard_runners() -> None:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    original = getattr(GPUModelRunner, "reload_weights", None)
+    if original is None or getattr(original, "flashrl_wrapped", False):
+        return
+
+    def reload_weights(self, weights_iterator=None, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if hasattr(self.get_model(), "flashrl_planned_weights"):
+            refuse_kernel_format(args, kwargs)
+        return original(self, weights_iterator, *args, **kwargs)
+
+    reload_weights.flashrl_wrapped = True  # type: ignore[attr-defined]
+    GPUModelRunner.reload_weights = reload_weights
 
 
 def guard_front_ends(check: Callable[[Any], bytes | None], accepted: Callable[[Any, bytes], None]) -> None:

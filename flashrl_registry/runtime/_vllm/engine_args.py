@@ -14,7 +14,7 @@ from flashrl_registry.resolver import Resolution, make_payload, resolve
 from flashrl_registry.runtime._vllm import compat, refusals
 from flashrl_registry.runtime._vllm.locate import read_model, read_start_model
 from flashrl_registry.runtime._vllm.members import Member
-from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate
+from flashrl_registry.runtime.gate import SERVE_HINT, Gate, create_gate, open_gate
 from flashrl_registry.runtime.log import logger
 from flashrl_registry.runtime.settings import Settings
 from flashrl_registry.runtime.start_model import check_start_model
@@ -191,9 +191,16 @@ def check_front_end(vllm_config: Any) -> bytes | None:
         return None
     reason = gate.reason()
     if reason is not None:
+        gate.count_refusal()
         raise NotServableError(f"the engine refuses to generate: {reason}", hint=SERVE_HINT)
     updates = gate.updates()
     return None if _seen_updates.setdefault(gate.path, bytes(len(updates))) == updates else updates
+
+
+def updates_of(vllm_config: Any) -> bytes | None:
+    """Which updates there were, as the engine's workers tell; None where this machine cannot know."""
+    gate = _gate_of(vllm_config)
+    return None if gate is None else gate.updates()
 
 
 def prefixes_dropped(vllm_config: Any, updates: bytes) -> None:
@@ -218,5 +225,5 @@ def _gate_of(vllm_config: Any) -> Gate | None:
 
 
 @cache
-def _open_gate(path: str) -> Gate:
-    return Gate(Path(path))
+def _open_gate(path: str) -> Gate | None:
+    return open_gate(Path(path))

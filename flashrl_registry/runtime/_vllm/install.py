@@ -5,13 +5,14 @@ Called several times per process; each step is done once.
 
 import copy
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat, engine_args, members, replies, unplanned
+from flashrl_registry.runtime._vllm import compat, engine_args, members, replies, schedulers, unplanned
 from flashrl_registry.runtime.settings import read_by_nothing, settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -30,6 +31,8 @@ def install() -> None:
     _register_loader()
     unplanned.refuse_unplanned()
     replies.keep_in_step()
+    if "vllm.v1.engine.core" in sys.modules:  # a process with an engine's scheduler, which workers do not load
+        schedulers.guard_schedulers(engine_args.updates_of)
     log.logger.debug("plugin installed, %s=%s", "FLASHRL_CONFIG", settings.config)
 
 
@@ -74,6 +77,7 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
     """
     install()
     compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
+    schedulers.guard_schedulers(engine_args.updates_of)
     members.answer_for_every_replica()
     _warn_of_unknown_variables(frozenset(read_by_nothing(os.environ)))
     settings = settings_from_env(os.environ)

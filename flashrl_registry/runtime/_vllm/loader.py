@@ -13,10 +13,11 @@ from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
 from flashrl_registry.documents import ResolvedPlan
-from flashrl_registry.errors import PluginNotActiveError
+from flashrl_registry.errors import PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.resolver import open_payload
 from flashrl_registry.runtime._vllm import compat, install_check, rpc
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
+from flashrl_registry.runtime._vllm.files import unchanged_files
 from flashrl_registry.runtime._vllm.layers import check_formats
 from flashrl_registry.runtime._vllm.members import check_replica
 from flashrl_registry.runtime._vllm.update import WholeUpdate
@@ -26,7 +27,7 @@ from flashrl_registry.runtime.log import logger, name_worker
 from flashrl_registry.runtime.start_model import ready_made
 from flashrl_registry.runtime.transform import load_vectors
 
-# Each tensor that these yield is memory of its own; streamers reuse theirs.
+# Each tensor that these yield is memory of its own, or a mapped file; streamers reuse theirs.
 _READS_FILES = {"auto", "hf", "safetensors", "pt", "mistral"}
 
 
@@ -76,7 +77,9 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         dummy = self.inner.load_config.load_format == "dummy"
         if self.payload["start_model"] is not None and not dummy:
             model_config = self._start_with(planned, model_config)
+        unchanged = unchanged_files(model_config.model)
         self.inner.load_weights(model, model_config)
+        unchanged()
         planned.finish_first_load(dummy=dummy)
 
     def _start_with(self, planned: PlannedWeights, model_config: ModelConfig) -> ModelConfig:
@@ -95,8 +98,12 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> WholeUpdate:
         """The checkpoint's tensors, marked as one whole update; ``reload_weights(weights_path=...)`` asks for it."""
-        weights = self.inner.get_all_weights(model_config, model)
-        return WholeUpdate(weights, kept=self.inner.load_config.load_format in _READS_FILES)
+        path = str(model_config.model)
+        if Path(path).is_absolute() and not Path(path).exists():  # before vLLM takes the layers apart for it
+            raise RuntimeLoadError(f"reload_weights: there is no folder {path}", hint="the engine serves on unchanged")
+        reads_files = self.inner.load_config.load_format in _READS_FILES
+        unchanged = unchanged_files(path) if reads_files else None
+        return WholeUpdate(self.inner.get_all_weights(model_config, model), unchanged=unchanged)
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, **kwargs: Any) -> nn.Module:
         """Build the model, load it by the plan, and check that every layer has the format that the plan says."""

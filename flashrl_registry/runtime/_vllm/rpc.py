@@ -1,6 +1,7 @@
 """What a worker answers, and when it refuses to run."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,16 @@ class Hooks:
         """Raises unless the weights are one whole update."""
         if (planned := planned_weights(model)) is not None:
             planned.check_servable()
+
+    def lock(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Held while weights change and while they are used."""
+        planned = planned_weights(model)
+        return nullcontext() if planned is None else planned.lock
+
+    def clears_kv_cache(self, model: nn.Module) -> bool:
+        """Whether cached keys and values are to be set to zero before the next forward; says so once."""
+        planned = planned_weights(model)
+        return planned is not None and planned.take_clears_kv_cache()
 
     def weights_discarded(self, model: nn.Module) -> None:
         """Nothing is served before a whole update has arrived."""
@@ -80,7 +91,7 @@ def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
         "tensors": planned.count_treatments(),
     }
     if resident:
-        planned.check_servable()
+        planned.check_whole()
         report["resident"] = resident_digests(model)
     return report
 
@@ -103,7 +114,7 @@ def flashrl_abort_update(worker: Any) -> None:
 def flashrl_verify(worker: Any, *, layers: int | None = None) -> dict[str, Any]:
     """RPC: compare what is resident with what the plan made of what was sent."""
     planned = _planned(worker, "flashrl_verify")
-    planned.check_servable()
+    planned.check_whole()
     shard = get_tensor_model_parallel_rank()  # not the worker's rank: pipelines and launchers number across
     report = verify_resident(worker.model_runner.get_model(), planned.resolved, planned.sent, shard, layers)
     return {**_place(worker), "weight_version": planned.state.weight_version, **report}

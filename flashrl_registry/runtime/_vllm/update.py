@@ -1,6 +1,6 @@
 """One update on its way in, and what the engine serves meanwhile."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,12 +22,13 @@ class WholeUpdate:
 
     Args:
         weights: (name, tensor) pairs.
-        kept: Nobody writes into a tensor after it was yielded, so it need not be copied.
+        unchanged: The tensors are memory-mapped files, of which it raises where they changed since. Such tensors need
+            not be copied where they go into the engine at once.
     """
 
-    def __init__(self, weights: NamedTensors, *, kept: bool = False) -> None:
+    def __init__(self, weights: NamedTensors, *, unchanged: Callable[[], None] | None = None) -> None:
         self.weights = weights
-        self.kept = kept
+        self.unchanged = unchanged
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self.weights)
@@ -50,6 +51,8 @@ class Update:
         busy_seconds: Time spent inside our calls.
         tied_head: A sent lm_head of a tied model, to be compared with the embedding.
         last: The tensor that was looked at last.
+        refusals: Requests that front ends had refused when a call arrived last.
+        unchanged: Raises where the files that it comes from have changed.
     """
 
     missing: set[str]
@@ -64,6 +67,8 @@ class Update:
     busy_seconds: float = 0.0
     tied_head: torch.Tensor | None = None
     last: str | None = None
+    refusals: int = 0
+    unchanged: Callable[[], None] | None = None
 
     def check_complete(self, what: str, tensors: Mapping[str, ResolvedTensor]) -> None:
         """Every tensor has arrived; of a partial update, every tensor of the layers that it touches.

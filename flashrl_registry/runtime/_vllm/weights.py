@@ -13,6 +13,7 @@ complete layers hold new weights and the others old ones, generates nothing unti
 """
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from flashrl_registry.errors import NotServableError, PluginNotActiveError, Runt
 from flashrl_registry.runtime._vllm import compat
 from flashrl_registry.runtime._vllm.in_place_way import InPlaceWay
 from flashrl_registry.runtime._vllm.intake import Intake
+from flashrl_registry.runtime._vllm.overflow import OverflowWatch
 from flashrl_registry.runtime._vllm.ready import passed_through
 from flashrl_registry.runtime._vllm.tied_head import TiedHead
 from flashrl_registry.runtime._vllm.update import (
@@ -82,6 +84,11 @@ class PlannedWeights:
         self._vllm_config: Any = None
         self._gate: Gate | None = None
         self._rank = 0
+        self._dummy = False
+        self._overflow = OverflowWatch(device)
+        self._clears_kv_cache = False
+        # A program may send from one thread and generate in another; a whole call of either is one step of the other.
+        self.lock = threading.RLock()
 
     def install(self) -> None:
         """Put this on the model; the instance attribute hides the class's method."""
@@ -96,6 +103,7 @@ class PlannedWeights:
         self._gate = gate
         self._vllm_config = vllm_config
         self._in_place.attach(vllm_config)
+        self._overflow.install(self.model)
         compat.remember_emptied(self.model)
         compat.remember_expert_kernels(self.model)
 
@@ -117,13 +125,15 @@ class PlannedWeights:
             return self._first_load(weights)
         began = time.perf_counter()
         whole = isinstance(weights, WholeUpdate)
-        with compat.loading_context(self._vllm_config):
+        unchanged = weights.unchanged if isinstance(weights, WholeUpdate) else None
+        with self.lock, compat.loading_context(self._vllm_config):
             rest = self._continued(weights, whole=whole)
             if rest is None:
                 return set()
             update = self._begin()
+            update.unchanged = unchanged
             try:
-                loaded = self._take(update, rest, clone=not (isinstance(weights, WholeUpdate) and weights.kept))
+                loaded = self._take(update, rest, clone=unchanged is None or update.staged is not None)
                 if whole and not update.partial:
                     update.check_complete("the update ended before it was complete", self.tensors)
             except BaseException as exc:
@@ -143,13 +153,14 @@ class PlannedWeights:
         Raises:
             RuntimeLoadError: A partial update of weights that are not whole now.
         """
-        with compat.loading_context(self._vllm_config):
+        with self.lock, compat.loading_context(self._vllm_config):
             if self.update is not None:
                 logger.warning("an update is announced: the half-done one before it is dropped")
                 self._drop_half_done()
-            if partial and self.state.kind != "serving":
+            if partial and (self.state.kind != "serving" or self._dummy):
+                reason = "load_format='dummy': its weights are random" if self._dummy else self.state.reason
                 raise RuntimeLoadError(
-                    f"a partial update cannot make the engine whole again: {self.state.reason}",
+                    f"a partial update cannot make the engine whole: {reason}",
                     hint=SERVE_HINT,
                 )
             update = self._begin()
@@ -165,7 +176,7 @@ class PlannedWeights:
             WeightMismatchError: Tensors are missing; the update is refused as a whole.
             RuntimeLoadError: No update is open.
         """
-        with compat.loading_context(self._vllm_config):
+        with self.lock, compat.loading_context(self._vllm_config):
             update = self.update
             if update is None:
                 raise RuntimeLoadError(
@@ -182,9 +193,10 @@ class PlannedWeights:
 
     def abort_update(self, reason: str = "the sender gave it up") -> None:
         """Drop an update that is half done, if there is one."""
-        if self.update is not None:
-            with compat.loading_context(self._vllm_config):
-                self._abort(RuntimeLoadError(reason))
+        with self.lock:
+            if self.update is not None:
+                with compat.loading_context(self._vllm_config):
+                    self._abort(RuntimeLoadError(reason))
 
     def _first_load(self, weights: NamedTensors) -> set[str] | None:
         if self.update is None:
@@ -212,6 +224,7 @@ class PlannedWeights:
                     "the loader never called model.load_weights, so no plan was applied",
                     hint="use load_format='auto'",
                 )
+            self._dummy = True
             self.state.reason = "load_format='dummy': random weights until the first update"
             logger.warning("the program asked for %s", self.state.reason)
         elif self.update.missing:
@@ -252,6 +265,7 @@ class PlannedWeights:
         if self.update is None:
             self.update = self._new_update(ours=not open_now)
             self.update.in_place = in_place
+            self.update.refusals = self._refusals()
             if self.update.staged is None:
                 self._set_state("updating", "a weight update is half done")
                 if in_place:
@@ -324,6 +338,8 @@ class PlannedWeights:
     def _commit(self, update: Update) -> None:
         began = time.perf_counter()
         try:
+            if update.unchanged is not None:
+                update.unchanged()
             if (staged := update.staged) is not None:
                 self._tied.check_staged(update.tied_head, staged)
                 self._set_state("updating", "a staged weight update goes in")
@@ -335,12 +351,18 @@ class PlannedWeights:
             else:
                 compat.close_reload(self.model, self._vllm_config.model_config)
             self._tied.check(update.tied_head)
+            if update.unchanged is not None and staged is None:
+                update.unchanged()  # what a layer waited for was mapped until now
         except BaseException as exc:
             self._abort(exc)
             raise
         self.update = None
+        self._dummy = False
         self._passes.completed()
         self.sent.commit()
+        if self._overflow.take():
+            self._clears_kv_cache = True
+            logger.warning("tokens came from hidden states that are not finite; all cached keys and values are cleared")
         version = self.state.weight_version + 1
         ended = time.perf_counter()
         self.state.weight_version = version
@@ -389,6 +411,9 @@ class PlannedWeights:
         self._in_place.forget()
         self._set_state("quarantined", "sleep level 2 discarded the weights")
 
+    def _refusals(self) -> int:
+        return 0 if self._gate is None else self._gate.refusals()
+
     def _set_state(self, kind: str, reason: str = "") -> None:
         self.state.kind, self.state.reason = kind, reason
         if self._gate is not None:
@@ -400,6 +425,9 @@ class PlannedWeights:
         """Drop a half-done update when a call begins with a tensor that begins a pass, or that it already has."""
         update = self.update
         assert update is not None
+        if (refusals := self._refusals()) != update.refusals:
+            update.refusals = refusals
+            self._passes.interrupted()
         iterator = iter(weights)
         for name, value in iterator:
             first = next(unfused(name, value, self.tensors))[0]
@@ -421,7 +449,20 @@ class PlannedWeights:
     # -- what is told --------------------------------------------------------------------------------------------
 
     def check_servable(self) -> None:
-        """Refuse a forward with weights that are not one whole update.
+        """Before a forward: refuse it with weights that are not one whole update.
+
+        Raises:
+            NotServableError: An update is half done, or the last one failed.
+        """
+        try:
+            self.check_whole()
+        except NotServableError:
+            self._passes.interrupted()
+            raise
+        self._passes.generated()
+
+    def check_whole(self) -> None:
+        """Refuse to speak of weights that are not one whole update.
 
         Raises:
             NotServableError: An update is half done, or the last one failed.
@@ -432,6 +473,11 @@ class PlannedWeights:
         if self.state.kind == "updating" and self.update is not None:
             reason = str(incomplete(reason, self.update.missing, len(self.tensors)))
         raise NotServableError(f"the engine refuses to generate: {reason}", hint=SERVE_HINT)
+
+    def take_clears_kv_cache(self) -> bool:
+        """Whether keys and values of old weights are to be set to zero before the next forward; once."""
+        clears, self._clears_kv_cache = self._clears_kv_cache, False
+        return clears
 
     def count_treatments(self) -> dict[str, int]:
         """Number of tensors per treatment."""

@@ -20,6 +20,17 @@ ELSEWHERE = (
      "test_a_tied_head_may_be_sent_too_but_must_be_the_embedding", "quarantined, healed bit for bit"),
     ("prefixes cached under old weights", "test_updates.py",
      "test_prefixes_cached_under_old_weights_are_dropped", "dropped"),
+    ("a prompt that is queued before an update and runs after it", "test_hazards.py",
+     "test_a_prompt_that_was_queued_before_an_update_reads_no_prefix_of_old_weights", "computed on the new weights"),
+    ("a pass that lost its first tensor without an error", "test_hazards.py",
+     "test_a_pass_that_lost_its_first_tensor_is_never_made_whole_by_the_next_one",
+     "refused; healed by the next pass, in an engine's very first by the one after it"),
+    ("NaN that a diverged policy left in the KV cache", "test_hazards.py",
+     "test_what_a_diverged_policy_left_in_the_kv_cache_reaches_no_token_of_good_weights", "cleared"),
+    ("a checkpoint that is written over while it is read", "test_hazards.py",
+     "test_a_checkpoint_that_is_written_over_while_it_is_read_is_refused", "quarantined, healed bit for bit"),
+    ("updates from two threads at once, and tokens in a third", "test_hazards.py",
+     "test_updates_and_tokens_from_several_threads_leave_a_whole_engine", "one after the other"),
 )  # fmt: skip
 _HEAD = """# Faults that are injected, and what an engine under a plan does
 
@@ -44,6 +55,9 @@ _LIMITS = """
 * Tensors whose rows and columns were exchanged, where there are as many of one as of the other.
 * Two senders whose tensors together are one pass: each tensor once, and none of them announced (`updating`). An
   announced update is refused as soon as anybody else sends into it what it already has.
+* A sender that loses its first tensors without an error in the very first pass that an engine sees, and asks for tokens
+  in vain: the first tensors of its next pass complete that update. It is dropped as soon as the pass goes on, and the
+  pass after it heals; only a request of somebody else at that very moment would see it. `updating` has no such moment.
 * A sender that does not say where its updates begin and that, after a refused one, sends in another order than before:
   an update may be completed by the first tensors of its next pass. Between passes the engine refuses to generate. With
   `updating`, or in the order of before, the next whole pass heals.
@@ -51,11 +65,9 @@ _LIMITS = """
 ## A paused AsyncLLM
 
 `pause_generation(mode="keep")`, an update (also a refused one before it), `resume_generation`, tested on vLLM 0.32.0
-with cached prefixes: the requests that stand still are kept and end well, and a request that comes during or after
-the update reads nothing of the old weights. What a kept request generates after the update is of the new weights
-alone where the pause cleared the cache (`clear_cache=True`, the default) or where another request came before it went
-on. With `clear_cache=False` and nobody else it goes on from the keys and values of the old weights, as in vLLM
-without a plan.
+with cached prefixes, with `clear_cache` true and false: the requests that stand still are kept and end well, what they
+generate after the update is of the new weights alone (their keys and values are computed again), and a request that
+comes during or after the update reads nothing of the old weights.
 """
 
 

@@ -75,3 +75,41 @@ def test_a_sender_whose_first_tensor_was_refused_is_complete_with_its_next_pass(
     rest, _ = send(passes, None, ["b", "c", "d"])
     assert rest == {"a"}
     assert send(passes, rest, NAMES) == (None, 1)
+
+
+def lost(passes: Passes, names: list[str]) -> set[str]:
+    """A pass that lacks tensors, after which tokens are asked for in vain."""
+    rest, complete = send(passes, None, names)
+    assert complete == 0
+    assert rest is not None
+    passes.interrupted()
+    return rest
+
+
+def test_a_sender_that_lost_its_first_tensor_is_complete_with_its_next_pass() -> None:
+    passes = Passes()
+    assert send(passes, None, NAMES) == (None, 1)
+    passes.generated()
+    rest = lost(passes, ["b", "c", "d"])
+    assert send(passes, rest, NAMES) == (None, 1), "the one of the new pass, not one that its first tensor completes"
+
+
+def test_one_that_lost_it_in_its_very_first_pass_is_complete_with_the_pass_after_the_next() -> None:
+    passes = Passes()
+    rest = lost(passes, ["b", "c", "d"])
+    mixed, complete = send(passes, rest, ["a"])
+    assert (mixed, complete) == (None, 1), "it may be the last one of a slow pass"
+    rest, complete = send(passes, None, ["b", "c", "d"])  # and was not: no token came in between
+    assert (rest, complete) == ({"a"}, 0)
+    passes.interrupted()
+    assert send(passes, rest, NAMES) == (None, 1)
+
+
+def test_a_request_in_the_middle_of_a_pass_does_not_end_it() -> None:
+    passes = Passes()
+    rest = lost(passes, ["a", "b"])
+    assert send(passes, rest, ["c", "d"]) == (None, 1)
+    passes.generated()
+    assert send(passes, None, NAMES) == (None, 1)
+    rest = lost(passes, ["a", "b", "c"])
+    assert send(passes, rest, ["d"]) == (None, 1)
