@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from flashrl_registry.errors import FlashRLError
     from flashrl_registry.profiling import profile_pair
     from flashrl_registry.registry import LocalStore, parse_ref
-    from flashrl_registry.runtime.mismatch import mismatch
+    from flashrl_registry.runtime.divergences import mismatch
     from flashrl_registry.runtime.pinning import pin
-    from flashrl_registry.runtime.status import status, status_async
+    from flashrl_registry.runtime.reporting import status, status_async
     from flashrl_registry.runtime.updates import updating, updating_async, verify, verify_async
 
 __version__ = "0.1.0"
@@ -28,13 +28,13 @@ _HOME = {
     "ResolvedPlan": "documents",
     "Rules": "documents",
     "compile_plan": "compiler",
-    "mismatch": "runtime.mismatch",
+    "mismatch": "runtime.divergences",
     "parse_ref": "registry",
     "pin": "runtime.pinning",
     "preset_rules": "compiler",
     "profile_pair": "profiling",
-    "status": "runtime.status",
-    "status_async": "runtime.status",
+    "status": "runtime.reporting",
+    "status_async": "runtime.reporting",
     "updating": "runtime.updates",
     "updating_async": "runtime.updates",
     "verify": "runtime.updates",

@@ -8,20 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashrl_registry.runtime.mismatch import Mismatch, mismatch
+    from flashrl_registry.runtime.divergences import Mismatch, mismatch
     from flashrl_registry.runtime.pinning import pin
+    from flashrl_registry.runtime.reporting import status, status_async
     from flashrl_registry.runtime.settings import Settings, settings_from_env
-    from flashrl_registry.runtime.status import status, status_async
     from flashrl_registry.runtime.updates import updating, updating_async, verify, verify_async
 
 _HOME = {
-    "Mismatch": "mismatch",
+    "Mismatch": "divergences",
     "Settings": "settings",
-    "mismatch": "mismatch",
+    "mismatch": "divergences",
     "pin": "pinning",
     "settings_from_env": "settings",
-    "status": "status",
-    "status_async": "status",
+    "status": "reporting",
+    "status_async": "reporting",
     "updating": "updates",
     "updating_async": "updates",
     "verify": "updates",
@@ -46,7 +46,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    # Importing a submodule binds its name here; the function of the same name is what users ask for.
-    globals()[name] = value
-    return value
+    # No module here has the name of a function: importing a module binds its name, whoever imports it.
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from flashrl_registry.runtime.status import refuse_awaitable
+from flashrl_registry.runtime.reporting import refuse_awaitable
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """import-linter holds the layers, and notices when they are broken."""
 
+import importlib
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -45,3 +47,11 @@ def test_a_broken_layer_is_noticed(tmp_path: Path, module: str, line: str, contr
     broken = [text for text in ran.stdout.splitlines() if text.rstrip().endswith("BROKEN")]
     assert len(broken) == 1
     assert contract in ran.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("package", ["", ".runtime", ".registry", ".documents", ".compiler"])
+def test_no_module_hides_a_function_of_its_package(package: str) -> None:
+    """Importing a module binds its name in the package, so ``from package import name`` would give the module."""
+    found = importlib.import_module("flashrl_registry" + package)
+    modules = {module.name for module in pkgutil.iter_modules(found.__path__)}
+    assert not modules & set(found.__all__)

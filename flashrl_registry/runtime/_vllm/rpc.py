@@ -73,7 +73,7 @@ def _place(worker: Any) -> dict[str, Any]:
 
 
 def flashrl_status(worker: Any, *, resident: bool = False) -> dict[str, Any]:
-    """RPC: what this worker runs; see :func:`flashrl_registry.runtime.status.status`."""
+    """RPC: what this worker runs; see :func:`flashrl_registry.runtime.reporting.status`."""
     planned = _planned(worker, "flashrl_status")
     model = worker.model_runner.get_model()
     report: dict[str, Any] = {
