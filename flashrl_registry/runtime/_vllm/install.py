@@ -12,7 +12,7 @@ from typing import Any
 
 from flashrl_registry.errors import FlashRLError
 from flashrl_registry.runtime import log
-from flashrl_registry.runtime._vllm import compat, engine_args, members, replies, schedulers, unplanned
+from flashrl_registry.runtime._vllm import compat, engine_args, front_ends, members, replies, schedulers, unplanned
 from flashrl_registry.runtime.settings import read_by_nothing, settings_from_env
 
 LOAD_FORMAT = "flashrl"
@@ -76,7 +76,7 @@ def create_planned_config(args: Any, original: Callable[..., Any], *rest: Any, *
         FlashRLError: The plan cannot run; the engine does not start.
     """
     install()
-    compat.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
+    front_ends.guard_front_ends(engine_args.check_front_end, engine_args.prefixes_dropped)
     schedulers.guard_schedulers(engine_args.updates_of)
     members.answer_for_every_replica()
     _warn_of_unknown_variables(frozenset(read_by_nothing(os.environ)))

@@ -16,11 +16,10 @@ from flashrl_registry.errors import FlashRLError, RuntimeLoadError
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.layers import resident_digests
 from flashrl_registry.runtime._vllm.weights import planned_weights
+from flashrl_registry.runtime._vllm.workers import MODEL_FIELDS
 from flashrl_registry.runtime.log import logger
 
 VARIABLE = "FLASHRL_TEST_RELOAD"
-_FIELDS = ("model", "model_weights", "revision")
-"""What a reload from another path changes in the model's configuration."""
 
 
 def reload_in_turn(worker: Any) -> None:
@@ -38,7 +37,7 @@ def reload_in_turn(worker: Any) -> None:
     if payload is None or not payload["test_reload"]:
         return
     model, config = worker.model_runner.get_model(), worker.model_runner.vllm_config.model_config
-    own = {name: getattr(config, name) for name in _FIELDS if hasattr(config, name)}
+    own = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
     before = _resident(model)
     for path in payload["test_reload"]:
         _reload(worker, path, lambda path=path: worker.reload_weights(weights_path=path))  # type: ignore[misc]
@@ -73,7 +72,7 @@ def _reload(worker: Any, what: str, reload: Callable[[], Any]) -> None:
     assert planned is not None  # the loader made it
     try:
         reload()
-        planned.check_servable()
+        planned.check_whole()
     except (FlashRLError, OSError, ValueError, RuntimeError) as exc:
         logger.error("%s %s: failed: %s", VARIABLE, what, exc)
         raise RuntimeLoadError(

@@ -15,7 +15,7 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from flashrl_registry.documents import ResolvedPlan
 from flashrl_registry.errors import PluginNotActiveError, RuntimeLoadError
 from flashrl_registry.resolver import open_payload
-from flashrl_registry.runtime._vllm import compat, install_check, rpc
+from flashrl_registry.runtime._vllm import compat, install_check, rpc, workers
 from flashrl_registry.runtime._vllm.engine_args import PAYLOAD_KEY
 from flashrl_registry.runtime._vllm.files import unchanged_files
 from flashrl_registry.runtime._vllm.layers import check_formats
@@ -112,7 +112,7 @@ class FlashRLModelLoader(BaseModelLoader):  # type: ignore[misc]
         resolved, _ = self.opened
         compat.keep_onednn_scales_alive()
         compat.repack_cpu_experts()
-        compat.guard_workers(rpc.Hooks(), rpc.METHODS)
+        workers.guard_workers(rpc.Hooks(), rpc.METHODS)
         if self.payload["test_reload"]:
             install_check.after_warm_up(vllm_config, install_check.reload_in_turn)
         model = super().load_model(vllm_config, model_config, **kwargs)

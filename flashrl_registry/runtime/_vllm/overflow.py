@@ -33,7 +33,7 @@ class OverflowWatch:
     def _watched(self, original: Any) -> Any:
         def compute_logits(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(hidden_states, torch.Tensor):
-                # A sum is not finite where a summand is not; into float32, which sums of half floats do not leave.
+                # A sum is not finite where a summand is not. One that overflows by itself clears the cache for nothing.
                 self._seen.logical_or_(hidden_states.sum(dtype=torch.float32).isfinite().logical_not())
             return original(hidden_states, *args, **kwargs)
 

@@ -16,7 +16,7 @@ from flashrl_registry.runtime._vllm.weights import PlannedWeights, planned_weigh
 
 
 class Hooks:
-    """:class:`~flashrl_registry.runtime._vllm.compat.WorkerHooks` for models that may or may not run a plan."""
+    """:class:`~flashrl_registry.runtime._vllm.workers.WorkerHooks` for models that may or may not run a plan."""
 
     def check_servable(self, model: nn.Module) -> None:
         """Raises unless the weights are one whole update."""
@@ -56,6 +56,10 @@ class Hooks:
         """The next update is written to where the engine reads."""
         planned = planned_weights(model)
         return planned is not None and planned.update is None and planned.takes_in_place()
+
+    def runs_plan(self, model: nn.Module) -> bool:
+        """It does."""
+        return planned_weights(model) is not None
 
 
 def _planned(worker: Any, method: str) -> PlannedWeights:

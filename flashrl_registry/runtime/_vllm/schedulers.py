@@ -2,8 +2,8 @@
 
 A request may be queued before an update and run after it, and one in flight goes on after it. So the scheduler drops
 cached prefixes itself before its first step after an update; requests in flight lose their blocks and are computed
-again. Front ends drop prefixes too (:func:`~flashrl_registry.runtime._vllm.compat.guard_front_ends`), which reaches
-schedulers on machines that this one's file does not.
+again. Front ends drop prefixes too (:func:`~flashrl_registry.runtime._vllm.front_ends.guard_front_ends`), which
+reaches schedulers on machines that this one's file does not.
 
 Tested: 0.27.1, 0.32.0. Goes when vLLM drops prefixes with every weight update.
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import vllm
-from scenarios import checkpoint, engine, greedy, live_model, send_folder, send_one_by_one
+from scenarios import caching_engine, checkpoint, engine, greedy, live_model, send_folder, send_one_by_one
 
 from flashrl_registry.errors import FlashRLError, NotServableError
 from flashrl_registry.runtime import status, updating
@@ -73,10 +73,7 @@ def diverged(args: Result) -> Result:
 
 def queued(args: Result) -> Result:
     """A prompt that is queued before an update and runs after it, with cached prefixes."""
-    llm = vllm.LLM(
-        model=args["model"], skip_tokenizer_init=True, max_model_len=256, enforce_eager=True,
-        enable_prefix_caching=True, block_size=32,
-    )  # fmt: skip
+    llm = caching_engine(args["model"])
     params = vllm.SamplingParams(temperature=0.0, max_tokens=16, detokenize=False, ignore_eos=True)
 
     def run() -> list[int]:

@@ -29,15 +29,19 @@ def engine(model: str, **kwargs: Any) -> vllm.LLM:
     if torch.cuda.is_available():
         # A fixed size skips the measuring of free memory, which other engines on the same GPU would disturb.
         kwargs = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 1 << 28, **kwargs}
+    kwargs = {"max_model_len": 128, "enable_prefix_caching": False, **kwargs}
     return vllm.LLM(
         model=model,
         skip_tokenizer_init=not has_tokenizer,
-        max_model_len=128,
         # CUDA graphs and torch.compile are for tests/gpu; on CPU compiling takes minutes and shows nothing more.
         enforce_eager=os.environ.get("SCENARIO_EAGER", "1") == "1",
-        enable_prefix_caching=False,
         **kwargs,
     )
+
+
+def caching_engine(model: str) -> vllm.LLM:
+    """One that caches prefixes, in small blocks."""
+    return engine(model, max_model_len=256, enable_prefix_caching=True, block_size=32)
 
 
 def greedy(llm: vllm.LLM) -> list[list[int]]:
@@ -373,10 +377,7 @@ def tied_head(args: Result) -> Result:
 
 def prefix_cache(args: Result) -> Result:
     """A long prompt before and after an update, with nobody resetting the prefix cache."""
-    llm = vllm.LLM(
-        model=args["model"], skip_tokenizer_init=True, max_model_len=256, enforce_eager=True,
-        enable_prefix_caching=True, block_size=32,
-    )  # fmt: skip
+    llm = caching_engine(args["model"])
     params = vllm.SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, logprobs=0)
 
     def run() -> list[float]:
@@ -395,10 +396,7 @@ def prefix_cache(args: Result) -> Result:
 
 def prefix_cache_while_running(args: Result) -> Result:
     """A request that runs on, an update, and a request with the same prompt after it."""
-    llm = vllm.LLM(
-        model=args["model"], skip_tokenizer_init=True, max_model_len=256, enforce_eager=True,
-        enable_prefix_caching=True, block_size=32,
-    )  # fmt: skip
+    llm = caching_engine(args["model"])
     prompt = {"prompt_token_ids": [(7 * i) % 250 for i in range(160)]}
     params = vllm.SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, ignore_eos=True)
     old = list(llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids)
