@@ -9,6 +9,8 @@ import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,6 +212,21 @@ def write_document(document: Document, path: Path) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one step: temporary file in the same folder, fsync, rename."""
+    with written_beside(path, data) as temporary:
+        temporary.replace(path)
+
+
+@contextmanager
+def written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """Bytes in a hidden file of the same folder, on disk; inside, it is given its name, and afterwards it is gone.
+
+    Args:
+        path: What the file is to become; its folder is made.
+        data: All of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -218,9 +235,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException as exc:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(exc, OSError):  # a full disk comes without a name, and people know no temporary file
-            exc.filename = str(path)
+        yield Path(temporary)
+    except OSError as exc:
+        exc.filename = str(path)  # a full disk comes without a name, and people know no temporary file
         raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -45,8 +45,9 @@ def text_fault(text: str, limit: int = MAX_TEXT, *, lines: bool = False) -> str 
         return f"it has {len(text)} characters; at most {limit} are kept"
     for match in _UNSAFE.finditer(text):
         if not (lines and match[0] in "\n\t"):
-            what = "a line break" if match[0] in "\r\n\u2028\u2029" else f"{_escape(match[0])}, which terminals act on"
-            return f"it contains {what}; write one line of plain text"
+            breaks = not lines and match[0] in "\r\n\u2028\u2029"
+            what = "a line break" if breaks else f"{_escape(match[0])}, which terminals act on"
+            return f"it contains {what}; write {'' if lines else 'one line of '}plain text"
     return None
 
 

@@ -1,10 +1,9 @@
 """Which published versions a folder of the user's holds files of."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flashrl_registry.documents import Hybrid, Manifest, Plan, read_document
+from flashrl_registry.documents import Hybrid, Manifest, Plan, read_document, sha256
 from flashrl_registry.errors import DocumentError, FlashRLError, IntegrityError
 from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.local import LocalStore
@@ -42,6 +41,7 @@ def published_in(folder: Path, store: Store, ref: NamedRef, *, but: str) -> list
 
     Raises:
         RegistryError: The store does not answer, or a version that is there is damaged.
+        DocumentError: The same, of a document in it.
     """
     there = _read(folder, but)
     found: list[Bundle] = []
@@ -78,7 +78,7 @@ def _read(folder: Path, but: str) -> _There:
         if (digest := document.compute_digest()) == but:
             continue
         there.digests.add(digest)
-        there.files |= {_hash(document.json_file()), _hash(file.read_bytes())}
+        there.files |= {sha256(document.json_file()), sha256(file.read_bytes())}
     return there
 
 
@@ -100,7 +100,3 @@ def _manifest(store: Store, name: str, version: str) -> Manifest | None:
     if isinstance(store, LocalStore):
         return read_manifest(store.root / name / version, name, version)
     return store.manifest(name, version) if isinstance(store, UrlStore) else None
-
-
-def _hash(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

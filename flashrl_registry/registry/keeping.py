@@ -15,7 +15,7 @@ from flashrl_registry.registry.hybrids import Bundle
 from flashrl_registry.registry.local import LocalStore
 from flashrl_registry.registry.locking import LOCK_FILE, commits_of
 from flashrl_registry.registry.ref import NamedRef
-from flashrl_registry.registry.shared_cache import drop_versions
+from flashrl_registry.registry.shared_cache import bytes_in, drop_versions
 from flashrl_registry.registry.standing import select, standing_of
 from flashrl_registry.registry.store import Listed, Store
 from flashrl_registry.registry.trust import Trust
@@ -170,9 +170,9 @@ def collect_garbage(
     if everything:
         return _drop_all(cache, dry_run=dry_run)
     known = [*locks, *_known_locks(cache, dry_run=dry_run)]
-    freed: list[Freed] = []
+    commits, freed = commits_of(known), list[Freed]()
     for hub in _hubs(cache):
-        freed += _collect(hub, commits_of(known), dry_run=dry_run)
+        freed += _collect(hub, commits, dry_run=dry_run)
     versions = drop_versions(cache, known, dry_run=dry_run)
     return [*freed, *(Freed(f"a version of a shared store, {digest[:12]}", size) for digest, size in versions)]
 
@@ -248,7 +248,7 @@ def _read_lock(file: Path) -> Lock:
 def _drop_all(cache: Path, *, dry_run: bool) -> list[Freed]:
     """The whole cache but for where locks are: once a lock is pulled again, it is safe from the next collection."""
     inside = [entry for entry in sorted(cache.iterdir()) if entry.name != _LOCKS]
-    freed = [Freed(str(cache), sum(_size(entry) for entry in inside))] if inside else []
+    freed = [Freed(str(cache), sum(bytes_in(entry) for entry in inside))] if inside else []
     if not dry_run:
         for entry in inside:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -259,11 +259,3 @@ def _collect(hub: Path, kept: set[str], *, dry_run: bool) -> list[Freed]:
     from flashrl_registry.registry.hub_cache import drop_commits
 
     return [Freed(f"{repo} at {commit[:12]}", size) for repo, commit, size in drop_commits(hub, kept, dry_run=dry_run)]
-
-
-def _size(folder: Path) -> int:
-    try:
-        files = folder.rglob("*") if folder.is_dir() else [folder]
-        return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
-    except OSError as exc:
-        raise RegistryError(f"{folder} cannot be read: {exc.strerror}") from exc

@@ -40,9 +40,10 @@ def reference_of(entry: LockedPlan, folder: Path, *, portable: bool = False) -> 
     if isinstance(source, PathSource):
         return PathRef(folder / Path(source.path).expanduser(), entry.plan_digest)
     if isinstance(source, BundledSource):
+        if not portable:
+            return PathRef(bundled("profiles") / source.name, entry.plan_digest)
         name, _, member = source.name.rpartition("/")
-        place = PathRef(bundled("profiles") / source.name, entry.plan_digest)
-        return NamedRef(name, None, entry.plan_digest, member) if portable else place
+        return NamedRef(name, None, entry.plan_digest, member)
     return _on_a_hub(source, entry.plan_digest)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashrl_registry.documents import Hybrid, Lock, read_document
-from flashrl_registry.errors import FlashRLError
+from flashrl_registry.errors import FlashRLError, RegistryError
 from flashrl_registry.registry.plan_folders import HYBRID_YAML, PLAN_JSON
 
 VERSIONS = "versions"
@@ -22,7 +22,10 @@ def drop_versions(cache: Path, locks: Sequence[Lock], *, dry_run: bool) -> list[
         dry_run: Only say what would go.
 
     Returns:
-        Which, and the bytes that are freed.
+        Which, by its manifest's digest, and the bytes that are freed.
+
+    Raises:
+        RegistryError: A version's files cannot be read.
     """
     pinned = {entry.plan_digest for lock in locks for entry in lock.entries}
     dropped = []
@@ -30,11 +33,23 @@ def drop_versions(cache: Path, locks: Sequence[Lock], *, dry_run: bool) -> list[
     for folder in sorted(entry for entry in folders if entry.is_dir() and not entry.is_symlink()):
         if _digests_in(folder) & pinned:
             continue
-        files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-        dropped.append((folder.name, sum(file.stat().st_size for file in files)))
+        dropped.append((folder.name, bytes_in(folder)))
         if not dry_run:
             shutil.rmtree(folder)
     return dropped
+
+
+def bytes_in(place: Path) -> int:
+    """Size of a file, or of all files in a folder; links count nothing.
+
+    Raises:
+        RegistryError: It cannot be read.
+    """
+    try:
+        files = place.rglob("*") if place.is_dir() else [place]
+        return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
+    except OSError as exc:
+        raise RegistryError(f"{place} cannot be read: {exc.strerror}") from exc
 
 
 def _digests_in(folder: Path) -> set[str]:

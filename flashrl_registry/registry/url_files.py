@@ -6,13 +6,13 @@ they won.
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flashrl_registry.documents.io import written_beside
 from flashrl_registry.errors import (
     AccessDeniedError,
     FlashRLError,
@@ -257,14 +257,5 @@ class _TakenError(Exception):
 
 def _create_file(target: Path, data: bytes) -> None:
     """Create a file with its bytes in one step: written beside it, then linked; on NFS too."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+    with written_beside(target, data) as temporary:
         os.link(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
