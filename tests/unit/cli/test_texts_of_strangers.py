@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flashrl_cli import output
 from flashrl_cli.app import run
 from flashrl_registry.documents import Plan, Profile
 from flashrl_registry.documents.plain_text import escaped, escaped_json, text_fault
@@ -201,6 +202,12 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_shown_anyway(
             assert shown in text
         elif command[0] == "channel":
             assert json.loads(text)["events"][0]["by"] == "Jürgen 数"
+
+
+def test_what_a_command_itself_did_not_escape_does_nothing_either(capsys: pytest.CaptureFixture[str]) -> None:
+    output.result({}, "one\ntwo\x1b[2J", as_json=False)
+    output.note("three\x1b[2J")
+    assert tuple(capsys.readouterr()) == ("one\ntwo\\x1b[2J\n", "three\\x1b[2J\n")
 
 
 def test_evidence_that_a_terminal_acts_on_is_not_added(published: Command, measured: Path) -> None:
