@@ -10,8 +10,9 @@ import numpy as np
 from flashrl_registry.profiling.facts import factor_fault, norm_factor, num_unusable
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Bytes, Mask
-from flashrl_registry.profiling.linear import ROWS_SAMPLED, Pair
+from flashrl_registry.profiling.linear import Pair
 from flashrl_registry.profiling.reader import num_rows
+from flashrl_registry.profiling.sample import ROWS_SAMPLED
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -56,9 +57,16 @@ class ChangedVector:
         return bool(((np.abs(self.quantized - wanted) <= _BIAS_OFF * np.abs(wanted) + 1e-6) | dead).all())
 
     def error(self, offset: int, dtype: str) -> F32:
-        """Standard error of the factor, as a share of it, that the rounding of the quantized vector made.
+        """Standard error of the factor that the rounding of the quantized vector made.
 
         Where ``w`` is near minus one, the last bit of it is much of ``1 + w``.
+
+        Args:
+            offset: 1 for a norm of ``1 + w``, 0 for others.
+            dtype: What the quantized vector is stored in, such as ``bfloat16``.
+
+        Returns:
+            As a share of the factor, float32, of the vector's shape.
         """
         bits = _MANTISSA_BITS[dtype]
         size = np.maximum(np.abs(self.quantized), np.finfo(np.float32).tiny)
@@ -84,7 +92,7 @@ def compare_unquantized(
             faults.append(Fault(name, "holds values that are not finite: NaN or infinity"))
         elif found == "differs":
             if len(pair.reference.index.specs[name].shape) == 1:
-                changed[name] = _changed(pair, name)
+                changed[name] = changed_vector(pair, name)
             else:
                 reason = "differs between the checkpoints, and only quantized linears can take a factor up"
                 faults.append(Fault(name, reason))
@@ -92,7 +100,8 @@ def compare_unquantized(
     return changed, faults
 
 
-def _changed(pair: Pair, name: str) -> ChangedVector:
+def changed_vector(pair: Pair, name: str) -> ChangedVector:
+    """Read a vector of both checkpoints, and the factors that may lie between the two."""
     reference = pair.reference.array(name).astype(np.float32)
     quantized = pair.quantized.array(name).astype(np.float32)
     factors = {offset: norm_factor(reference, quantized, offset) for offset in (0, 1)}

@@ -21,13 +21,11 @@ from flashrl_registry.profiling.linear import (
     Columns,
     Linear,
     Pair,
-    Sample,
-    SampledRows,
     all_chunks,
     blank_dead,
-    read_sample,
 )
 from flashrl_registry.profiling.plausible import wrong_rows
+from flashrl_registry.profiling.sample import Sample, SampledRows, read_sample
 
 LARGEST_RESIDUAL = 1.0
 """Residual in codes, root mean square, above which a relation is wrong. Rounding to nearest leaves 0.29 to 0.31 and
@@ -87,7 +85,7 @@ class Compared:
 
     Attributes:
         facts: Shares and distances in codes; None where something is not finite.
-        used: Which columns have a code other than zero; None where not every row was looked at.
+        used: 1 for each column that has a code other than zero, shape (I,); None where not every row was looked at.
         wrong_rows: Rows that are not explained although the linear is.
         spread: Standard deviation of the rows' shares of equal codes.
     """

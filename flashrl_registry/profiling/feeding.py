@@ -21,16 +21,16 @@ from flashrl_registry.profiling.correspondence import scale_name
 from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, factor_fault
 from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.layout import F32, Mask
-from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, SampledRows, row_factor
+from flashrl_registry.profiling.linear import Columns, Linear, Pair, row_factor
 from flashrl_registry.profiling.plausible import (
-    TOLERATED,
     TOLERATED_IN_FITS,
-    TOLERATED_NEAR_ZERO,
+    count_and_first,
     octaves_from_median,
-    some,
+    tolerated_factor,
     wrong_columns,
 )
 from flashrl_registry.profiling.relations import Relation, is_measured_always
+from flashrl_registry.profiling.sample import Sample, SampledRows
 
 ROUNDING_ONLY = 0.33
 """Residual that leaves nothing to explain."""
@@ -230,13 +230,11 @@ class Feeding:
 
     def _check_columns(self, sample: Sample, fed: Fed) -> None:
         """A fault where what explains the linear as a whole does not explain some of its columns."""
-        tolerated = TOLERATED if fed.source not in self.linears else TOLERATED_IN_FITS
-        wrong = wrong_columns(
-            sample, fed.columns, TOLERATED_NEAR_ZERO if fed.offset else tolerated, carries_rows=fed.carries_rows
-        )
+        tolerated = tolerated_factor(fitted=fed.source in self.linears, offset=fed.offset)
+        wrong = wrong_columns(sample, fed.columns, tolerated, carries_rows=fed.carries_rows)
         if not wrong.any():
             return
-        which = some(np.flatnonzero(wrong), wrong.size, "channels")
+        which = count_and_first(np.flatnonzero(wrong), wrong.size, "channels")
         name, reason = fed.linear.name, f"has columns that carry a factor, and nothing that feeds them does: {which}"
         self.excused.add(name)
         if fed.source is not None:

@@ -23,7 +23,7 @@ from flashrl_registry.profiling.faults import Fault
 from flashrl_registry.profiling.feeding import Fed, Feeding
 from flashrl_registry.profiling.layout import F32, Mask
 from flashrl_registry.profiling.linear import Columns, Linear, Pair, read_linear
-from flashrl_registry.profiling.plausible import far_factors, some, wrong_scales
+from flashrl_registry.profiling.plausible import count_and_first, far_factors, wrong_scales
 from flashrl_registry.profiling.relations import find_relations
 
 Role = Literal["quantized", "rescaled", "unchanged"]
@@ -181,7 +181,7 @@ class Layer:
             scale = scale_name(name, self._pair.form)
             known = any(fault.name == scale for fault in self._result.faults)
             if len(far := far_factors(factor[feeds])) and not known:
-                reason = f"is a million times too large or too small: {some(far, int(feeds.sum()), 'rows')}"
+                reason = f"is a million times too large or too small: {count_and_first(far, int(feeds.sum()), 'rows')}"
                 self._result.faults.append(Fault(scale, reason))
                 self._found.excused.add(name)
                 continue
@@ -241,10 +241,11 @@ class Layer:
     def _add_single_rows(self, fed: Fed, compared: Compared, rows: F32 | None) -> None:
         linear = fed.linear
         if wrong := wrong_scales(self._pair, linear, fed.columns, rows):
-            reason = f"does not fit the weights and the codes: {some(wrong, linear.num_rows, 'rows')}"
+            reason = f"does not fit the weights and the codes: {count_and_first(wrong, linear.num_rows, 'rows')}"
             self._result.faults.append(Fault(scale_name(linear.name, self._pair.form), reason))
         elif compared.wrong_rows:
-            reason = f"has rows whose codes are not its weights: {some(compared.wrong_rows, linear.num_rows, 'rows')}"
+            which = count_and_first(compared.wrong_rows, linear.num_rows, "rows")
+            reason = f"has rows whose codes are not its weights: {which}"
             self._result.faults.append(Fault(linear.name, reason))
 
     def _unexplained_reason(self, name: str) -> str:

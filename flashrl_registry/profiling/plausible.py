@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashrl_registry.profiling.layout import F32, F64, Mask
-from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample
+from flashrl_registry.profiling.linear import Columns, Linear, Pair
+from flashrl_registry.profiling.sample import Sample
 
 TOLERATED = 2.0
 """A factor that is off by more than this, or its reciprocal, is wrong: channels that are the quotient of two norms."""
@@ -42,13 +43,25 @@ _ROW_LEFT, _ROW_SHARE = 4.0, 0.2
 GPTQ leaves up to 0.6 codes (measured)."""
 
 
+def tolerated_factor(*, fitted: bool, offset: int | None) -> float:
+    """How far a channel may be from the factor that was found, or its reciprocal.
+
+    Args:
+        fitted: The factor was fitted to a linear's rows, and is no quotient of norms.
+        offset: 1 for a norm of ``1 + w``.
+    """
+    if offset:
+        return TOLERATED_NEAR_ZERO
+    return TOLERATED_IN_FITS if fitted else TOLERATED
+
+
 def wrong_columns(sample: Sample, columns: Columns, tolerated: float, *, carries_rows: bool) -> Mask:
     """Columns that carry another factor than the one that explains the linear as a whole.
 
     Args:
         sample: Some rows of the linear.
         columns: What was found to feed it.
-        tolerated: How far a factor may be off, such as :data:`TOLERATED`.
+        tolerated: See :func:`tolerated_factor`.
         carries_rows: Its rows carry a factor, which is fitted to each.
 
     Returns:
@@ -142,7 +155,7 @@ def far_factors(factor_O: F32) -> NDArray[np.intp]:
     return np.flatnonzero(octaves_from_median(factor_O) > _FAR)
 
 
-def some(numbers: Sequence[int] | NDArray[np.intp], count: int, what: str) -> str:
+def count_and_first(numbers: Sequence[int] | NDArray[np.intp], count: int, what: str) -> str:
     """How many rows or channels, and which is the first."""
     return f"{len(numbers)} of {count} {what} (the first is {int(numbers[0])})"
 
@@ -151,7 +164,7 @@ def wrong_rows(left_R: F64, noise_R: F64, signal_R: F64, num_columns: int) -> ND
     """Rows of which more is left than rounding leaves, and more than a fifth of what they are.
 
     Args:
-        left_R: Sums of squares of what is left, in codes.
+        left_R: Sums of squares of what is left, in codes; float64, shape (R,), as all of them.
         noise_R: The same in the weights' own size.
         signal_R: Sums of squares of the weights.
         num_columns: Length of a row.

@@ -15,21 +15,16 @@ import numpy as np
 from flashrl_registry.documents import LinearFacts, Profile, SmoothingGroup, base_model_info, read_document
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.errors import ProfilingError
-from flashrl_registry.profiling.changes import ChangedVector, compare_unquantized, is_cast
+from flashrl_registry.profiling.changes import ChangedVector, changed_vector, compare_unquantized, is_cast
 from flashrl_registry.profiling.channels import mapped
-from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, Compared, linear_facts
+from flashrl_registry.profiling.facts import LARGEST_RESIDUAL, linear_facts
 from flashrl_registry.profiling.faults import Fault, refuse
 from flashrl_registry.profiling.layout import F32, Mask
-from flashrl_registry.profiling.linear import Columns, Linear, Pair, Sample, read_linear
+from flashrl_registry.profiling.linear import Columns, Pair, read_linear
 from flashrl_registry.profiling.output import PICKLES, StoredVector, document_path
 from flashrl_registry.profiling.pair import CheckedPair, check_pair, open_pair
-from flashrl_registry.profiling.plausible import (
-    TOLERATED,
-    TOLERATED_IN_FITS,
-    TOLERATED_NEAR_ZERO,
-    some,
-    wrong_columns,
-)
+from flashrl_registry.profiling.plausible import count_and_first, tolerated_factor, wrong_columns
+from flashrl_registry.profiling.sample import Sample
 from flashrl_registry.profiling.work import stored_vectors
 
 TOLERANCE = 0.03
@@ -132,11 +127,16 @@ class _Replay:
         known = [name for name in names if name in pair.reference.index.specs]
         changed, faults = compare_unquantized(pair, known, lambda _: None)
         yield from faults
-        for name, vector in changed.items():
+        refused = {fault.name for fault in faults}
+        for name in known:
+            is_vector = len(pair.reference.index.specs[name].shape) == 1
             if self._roles[name] != "rescaled":
-                yield Fault(name, "differs between the checkpoints, and the profile says that it does not")
-            elif (reason := self._replayed(pair, name, vector)) is not None:
-                yield Fault(name, reason)
+                if name in changed:
+                    yield Fault(name, "differs between the checkpoints, and the profile says that it does not")
+            elif is_vector and name not in refused:
+                vector = changed[name] if name in changed else changed_vector(pair, name)
+                if reason := self._replayed(pair, name, vector):
+                    yield Fault(name, reason)
 
     def _replayed(self, pair: Pair, name: str, vector: ChangedVector) -> str | None:
         group = next((group for group in self._profile.smoothing if group.source == name), None)
@@ -174,34 +174,36 @@ class _Replay:
         facts = compared.facts
         if facts is None:
             return None, [*faults, Fault(name, "holds weights or codes that are not finite")]
-        recorded = self._recorded.get(name)
         if facts.residual_rms > LARGEST_RESIDUAL:
             faults.append(Fault(name, "is not explained by the profile's vectors"))
         elif compared.wrong_rows:
-            which = some(compared.wrong_rows, linear.num_rows, "rows")
+            which = count_and_first(compared.wrong_rows, linear.num_rows, "rows")
             faults.append(Fault(name, f"has rows that are not explained by the profile's vectors: {which}"))
-        elif (wrong := _wrong_columns(pair, linear, columns, group, carries_rows=rows is not None)).any():
-            which = some(np.flatnonzero(wrong), wrong.size, "columns")
-            faults.append(Fault(name, f"has columns that are not explained by the profile's vectors: {which}"))
-        elif recorded is not None:
-            sample = facts
-            if recorded.rows_checked < linear.num_rows:
-                sample = linear_facts(pair, linear, columns, rows, every_row=False).facts or facts
-            if reason := self._drift(recorded, sample, compared):
-                faults.append(Fault(name, reason))
+        else:
+            sample = Sample(pair, linear)
+            wrong = _wrong_columns(sample, columns, group, carries_rows=rows is not None)
+            if wrong.any():
+                which = count_and_first(np.flatnonzero(wrong), wrong.size, "columns")
+                faults.append(Fault(name, f"has columns that are not explained by the profile's vectors: {which}"))
+            elif name in self._recorded:
+                seen = linear_facts(pair, linear, columns, rows, every_row=False, taken=sample.taken).facts
+                faults += self._drift(self._recorded[name], facts, compared.spread, seen)
         return facts, faults
 
-    def _drift(self, recorded: LinearFacts, sample: LinearFacts, every: Compared) -> str | None:
+    def _drift(
+        self, recorded: LinearFacts, every: LinearFacts, spread: float, seen: LinearFacts | None
+    ) -> Iterator[Fault]:
         """The rows that the profile saw must be as it says; all rows as near as rows are to each other."""
-        assert every.facts is not None
-        pairs = [(every.facts, self._tolerance + 2 * every.spread)]
-        if sample.rows_checked == recorded.rows_checked:
-            pairs.insert(0, (sample, self._tolerance))
-        for facts, tolerance in pairs:
+        looks = [(every, self._tolerance + 2 * spread)]
+        same_rows = every if every.rows_checked == recorded.rows_checked else seen
+        if same_rows is not None and same_rows.rows_checked == recorded.rows_checked:
+            looks.insert(0, (same_rows, self._tolerance))
+        for facts, tolerance in looks:
             if abs(facts.codes_equal - recorded.codes_equal) > tolerance:
                 said = recorded.codes_equal
-                return f"has {facts.codes_equal:.1%} of its codes equal, and the profile says {said:.1%}"
-        return None
+                reason = f"has {facts.codes_equal:.1%} of its codes equal, and the profile says {said:.1%}"
+                yield Fault(every.name, reason)
+                return
 
     def _factor(self, group: SmoothingGroup) -> Columns:
         factor = self._vector(f"inv_smoothing/{group.source}")
@@ -218,13 +220,10 @@ def _dead(group: SmoothingGroup, factor: F32) -> Mask:
     return dead
 
 
-def _wrong_columns(
-    pair: Pair, linear: Linear, columns: Columns, group: SmoothingGroup | None, *, carries_rows: bool
-) -> Mask:
-    tolerated = TOLERATED if group is None or group.kind == "norm" else TOLERATED_IN_FITS
-    if group is not None and group.offset:
-        tolerated = TOLERATED_NEAR_ZERO
-    return wrong_columns(Sample(pair, linear), columns, tolerated, carries_rows=carries_rows)
+def _wrong_columns(sample: Sample, columns: Columns, group: SmoothingGroup | None, *, carries_rows: bool) -> Mask:
+    fitted, offset = (False, None) if group is None else (group.kind == "linear", group.offset)
+    tolerated = tolerated_factor(fitted=fitted, offset=offset)
+    return wrong_columns(sample, columns, tolerated, carries_rows=carries_rows)
 
 
 def _open_sidecar(document: Path, profile: Profile) -> dict[str, StoredVector]:

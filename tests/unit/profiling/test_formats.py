@@ -12,7 +12,7 @@ from pairs import folded, linears
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flashrl_registry.profiling import linear, profile_pair, verify_profile
+from flashrl_registry.profiling import profile_pair, sample, verify_profile
 
 INT8 = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": False}
 FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
@@ -207,7 +207,7 @@ def test_factors_scales_and_codes_come_back_whatever_the_format(pair: Any, tmp_p
 def test_every_row_says_what_a_sample_of_all_rows_says(
     pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(linear, "ROWS_SAMPLED", 64)
+    monkeypatch.setattr(sample, "ROWS_SAMPLED", 64)
     requantize(pair, FORMS[name])
     folders = pair.write()
     _, sampled = profile_pair(*folders, tmp_path / "a", scheme=FORMS[name].scheme)

@@ -13,7 +13,7 @@ from flashrl_registry.documents import Profile, read_document
 from flashrl_registry.documents.names import expand, natural_key
 from flashrl_registry.documents.quantization import INT8_ACTIVATIONS
 from flashrl_registry.ops import codes_int8, smoothed
-from flashrl_registry.profiling import changes, compiled, linear, profile_pair, reader
+from flashrl_registry.profiling import changes, compiled, profile_pair, reader, sample
 
 UP, DOWN, Q, OUT = (
     f"model.layers.0.{name}.weight" for name in ("mlp.up_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj")
@@ -197,7 +197,7 @@ def test_memory_is_bounded_by_the_chunk_and_not_by_the_tensor(
     monkeypatch.setattr(reader.LocalFiles, "read_into", spy)
     monkeypatch.setattr(compiled, "CHUNK_ELEMENTS", 64)
     monkeypatch.setattr(changes, "_COMPARED_BYTES", 128)
-    monkeypatch.setattr(linear, "ROWS_SAMPLED", 8)
+    monkeypatch.setattr(sample, "ROWS_SAMPLED", 8)
     _, chunked = profile_pair(*folders, tmp_path / "chunked", every_row=True)
     assert max(sizes) <= 512
     assert chunked.digest == expected.digest

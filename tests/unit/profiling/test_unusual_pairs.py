@@ -178,6 +178,15 @@ def test_a_bias_that_was_changed_after_its_profile_was_made_is_refused(pair: Any
         verify_profile(document, *pair.write())
 
 
+def test_a_norm_that_lost_its_factor_after_its_profile_was_made_is_refused(pair: Any, tmp_path: Path) -> None:
+    """The codes behind it still carry the factor, and are explained by the profile's."""
+    norm = f"{L0}input_layernorm.weight"
+    document, _ = profile_pair(*pair.write(), tmp_path / "out")
+    pair.quantized[norm] = pair.reference[norm].clone()
+    with pytest.raises(CheckpointMismatchError, match=f"{norm}: is not the reference's norm times the profile's"):
+        verify_profile(document, *pair.write())
+
+
 def test_a_column_of_codes_that_was_changed_after_its_profile_was_made_is_refused(pair: Any, tmp_path: Path) -> None:
     """The average hides one of a thousand."""
     generator = torch.Generator().manual_seed(4)
