@@ -9,7 +9,11 @@ from flashrl_registry.errors import CheckpointError
 
 
 def read_json(path: Path, *, unique: bool = False) -> dict[str, Any]:
-    """A file that holds a JSON object; as :func:`parse_json`."""
+    """A file that holds a JSON object; as :func:`parse_json`.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds anything else.
+    """
     try:
         return parse_json(path.read_bytes(), str(path), unique=unique)
     except OSError as exc:

@@ -106,7 +106,8 @@ class SmoothingGroup(Frozen):
     largest: float
     """Largest value of the vector."""
     num_zero_channels: Annotated[int, Field(ge=0)] = 0
-    """Channels that are zero in both checkpoints; their factor is 1."""
+    """Channels that are zero in both checkpoints or, of a linear's rows, whose weights are so small that they have no
+    code; their factor is 1."""
     offset: Literal[1] | None = None
     """Set for norms that multiply by ``1 + w``, as Gemma's do: the factor multiplies that sum, not ``w``."""
     channels: ChannelMap | None = None
